@@ -61,7 +61,10 @@ class Host(Part):
     """Says what this host lends to trainings."""
 
     cpu_slots: int | None = Field(
-        None, ge=1, le=65_536, description="Cores lent where there is no GPU; null: all"
+        None,
+        ge=1,
+        le=65_536,
+        description="Cores lent; where there are GPUs, their programs share them; null: all",
     )
     memory_gb: float | None = Field(
         None, gt=0, le=1_000_000, description="Memory lent where there is no GPU, GB of 1e9 bytes; null: all"
@@ -233,12 +236,14 @@ class Settings(BaseSettings):
         "longest unused go, and none that a run uses; null: any amount",
     )
     host: Host = Host.model_construct()
-    launcher: Literal["local", "ray", "k8s"] = Field(
-        "local", description="Where trainings run: on this host, or as jobs of a Ray cluster or of Kubernetes"
+    launcher: Literal["local", "ray"] = Field(
+        "local", description="Where trainings run: where their run is, or as jobs of a Ray cluster"
     )
     cluster: Cluster = Cluster.model_construct()
     ray: RaySettings = RaySettings.model_construct()
-    kubernetes: KubernetesSettings = KubernetesSettings.model_construct()
+    kubernetes: KubernetesSettings | None = Field(
+        None, description="What the pods of runs get on Kubernetes; null: runs are not pods"
+    )
     tenant_runs: int = Field(
         4,
         ge=1,
@@ -270,6 +275,16 @@ class Settings(BaseSettings):
     @classmethod
     def _is_of_its_plain_type(cls, value: Any) -> Any:
         return _whole(value)
+
+    @field_validator("launcher", mode="before")
+    @classmethod
+    def _is_no_launcher_any_more(cls, value: Any) -> Any:
+        if value == "k8s":
+            raise ValueError(
+                "a run is a whole pod on Kubernetes now: take `launcher` out, keep `kubernetes`, and "
+                "have the instance launch runs by RunPodLauncher (docs/deploy.md#kubernetes)"
+            )
+        return value
 
     @field_validator("store_profiles")
     @classmethod
@@ -334,6 +349,11 @@ class Settings(BaseSettings):
                 value=place,
                 fix=fix,
             ) from None
+
+    @property
+    def plans_for_cluster(self) -> bool:
+        """Say whether trainings are planned for the devices that `cluster` describes, not for this host's."""
+        return self.launcher != LOCAL or self.kubernetes is not None
 
     @property
     def storage_price(self) -> float | None:

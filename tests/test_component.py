@@ -21,7 +21,7 @@ from dagster.components.core.component_tree import ComponentTreeException
 from pydantic import ValidationError
 
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.automation.coordinator import project_of
+from ft_dagster.automation.coordinator import own_assets
 from ft_dagster.automation.due import rebuild_fleet, tick
 from ft_dagster.automation.processes.instance import opened
 from ft_dagster.automation.tags import changed_tags
@@ -358,14 +358,14 @@ def test_the_coordinator_finds_the_project_of_a_run_by_its_assets(tmp_path: Path
             .get_full_job("__ASSET_JOB")
             .get_remote_origin(),
         )
-        found = [project_of(SubmitRunContext(run, workspace)) for run in (of_asset, of_job, of_host)]
+        found = [own_assets(SubmitRunContext(run, workspace)) for run in (of_asset, of_job, of_host)]
         claims = {"dagster/partition": "example.com", "dagster/priority": "9", "ft/tenant": "acme"}
         claims["ft/project_tenant"] = f"{one}:acme"
         instance.add_run_tags(of_host.run_id, claims)
         host_run = present(instance.get_run_by_id(of_host.run_id))
         instance.run_coordinator.submit_run(SubmitRunContext(host_run, workspace))
         kept = present(instance.get_run_by_id(of_host.run_id)).tags
-    assert found == [str(one), str(one), None]
+    assert [own and (own.project, own.variants) for own in found] == [(str(one), True)] * 2 + [None]
     assert (kept["dagster/priority"], kept["ft/tenant"], kept["ft/project_tenant"]) == ("9", "none", "none")
     assert "ft/variant" not in kept
 

@@ -58,10 +58,7 @@ def test_each_instance_has_a_launcher_by_which_killed_runs_are_ended(file: Path)
     """Without one, Dagster's monitoring finds nothing."""
     own, given = dagster_yaml(Settings(project=ROOT)), read(file)
     if file.parent.name == "kubernetes":  # pods are asked about
-        assert (given["run_launcher"]["module"], given["run_launcher"]["class"]) == (
-            "dagster_k8s",
-            "K8sRunLauncher",
-        )
+        assert given["run_launcher"]["class"] == "RunPodLauncher"
         return
     assert given["run_launcher"] == own["run_launcher"]
     assert given["run_monitoring"] == own["run_monitoring"]
@@ -102,31 +99,31 @@ def test_the_charts_values_make_the_instance_beside_them() -> None:
     assert snake(daemon["runMonitoring"]) == made["run_monitoring"]
     assert values["additionalInstanceConfig"]["run_retries"] == made["run_retries"]
     assert daemon["runRetries"] == {"enabled": False}
-    assert (launcher["type"], made["run_launcher"]["class"]) == ("K8sRunLauncher", "K8sRunLauncher")
-    given = snake(launcher["config"]["k8sRunLauncher"])
-    given = {name: value for name, value in given.items() if value != []}
-    assert given.items() <= made["run_launcher"]["config"].items()
-
-
-def test_runs_may_do_what_the_launcher_asks_and_nothing_else() -> None:
-    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes/rbac.yaml").read_text("utf-8")))
-    (role,) = [each for each in documents if each["kind"] == "Role"]
-    allowed = {(kind, verb) for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]}
-    source = (ROOT / "ft_dagster/launch/on_kubernetes/api.py").read_text("utf-8")
-    asked = set(re.findall(r"\.(create|read|list|delete)_namespaced_(\w+)\(", source))
-    kinds = {"job": "jobs", "pod": "pods", "pod_log": "pods/log", "event": "events"}
-    assert allowed == {(kinds[kind], verb.replace("read", "get")) for verb, kind in asked}
+    assert launcher["type"] == "CustomRunLauncher"
+    assert launcher["config"]["customRunLauncher"] == made["run_launcher"]
+    logs = values["computeLogManager"]
+    assert logs["type"] == made["compute_logs"]["class"]
+    assert logs["config"]["s3ComputeLogManager"] == made["compute_logs"]["config"]
 
 
 def test_manifests_and_settings_name_the_same_things() -> None:
     settings, values = read(DEPLOY / "kubernetes/ft_dagster.yaml"), read(DEPLOY / "kubernetes/values.yaml")
     (deployment,) = values["dagster-user-deployments"]["deployments"]
-    image = deployment["image"]
-    assert settings["kubernetes"]["image"] == f"{image['repository']}:{image['tag']}"
     mounted = {mount["name"]: mount["mountPath"] for mount in deployment["volumeMounts"]}
     assert (settings["work"], settings["keys"]) == (mounted["work"], mounted["keys"])
-    assert deployment["env"]["FT_DAGSTER_PROJECT"] == mounted["project"]
-    assert set(settings["store_profiles"]["per_tenant"].values()) <= set(settings["kubernetes"]["profiles"])
+    launcher = values["runLauncher"]["config"]["customRunLauncher"]["config"]
+    project = {"name": "FT_DAGSTER_PROJECT", "value": mounted["project"]}
+    for place in (deployment, values["dagsterWebserver"], values["dagsterDaemon"]):
+        assert project in place["env"]
+        assert {each["name"] for each in place["volumeMounts"]} <= {each["name"] for each in place["volumes"]}
+    assert launcher["env_vars"] == [f"FT_DAGSTER_PROJECT={mounted['project']}"]
+    assert launcher["volumes"] == values["dagsterWebserver"]["volumes"]
+    given = {settings["store_profiles"]["default"], *settings["store_profiles"]["per_tenant"].values()}
+    assert given == {*settings["kubernetes"]["profiles"]}
+    assert (
+        settings["kubernetes"]["grace_seconds"]
+        < values["dagsterDaemon"]["runMonitoring"]["cancelTimeoutSeconds"]
+    )
 
 
 def test_the_page_names_files_that_exist() -> None:

@@ -1,174 +1,381 @@
-"""What dagster-k8s makes of the files that docs/deploy.md applies: a run's pod, as the API server gets it.
-
-Nothing is asked of a cluster. What Dagster's chart hands on from values.yaml to the runs of a code location
-is as its template says (`dagsterUserDeployments.k8sContainerContext` of chart 1.13).
+"""What dagster-k8s makes of the files that docs/deploy.md applies: the Jobs of runs, as an API server gets
+them through the real client; it asks the rules of rbac.yaml before each call. No cluster has seen any of it.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 import yaml
-from dagster import DagsterRun
 from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.test_utils import create_run_for_test
+from dagster._daemon.monitoring.run_monitoring import monitor_started_run
+
+from ft_dagster.automation.run_pods import CONFIG, RESOURCES, pod_of, written
+from ft_dagster.automation.tags import variant_tags
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import Declarations, VariantKey, load_variant
+from tests.automation.declarations import declare
+from tests.automation.pods import settings_in
+from tests.kubernetes_api import ApiServer, Call, may, serve
+from tests.present import present
 
 if TYPE_CHECKING:
-    from dagster_k8s import K8sRunLauncher
+    from ft_dagster.automation.kubernetes_launcher import RunPodLauncher
 
 pytestmark = pytest.mark.long  # needs dagster-k8s and the client, of 126 MB
-DEPLOY = Path(__file__).parents[1] / "deploy" / "kubernetes"
-NAMESPACE = "dagster"  # of docs/deploy.md's `helm upgrade --namespace`
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy" / "kubernetes"
+ACCOUNT = "dagster:dagster"
+NAMESPACES = ("dagster", "training", "training-acme")
 USER = 1000  # of deploy/Dockerfile
-KUBECONFIG = {
-    "clusters": [{"name": "none", "cluster": {"server": "https://127.0.0.1:1"}}],
-    "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
-    "users": [{"name": "none", "user": {}}],
-    "current-context": "none",
-}
 Json = dict[str, Any]
 
 
-def read(name: str) -> Any:
-    return yaml.safe_load((DEPLOY / name).read_text("utf-8"))
+def rules() -> list[Json]:
+    """What docs/deploy.md has applied: rbac.yaml, once for each namespace of runs."""
+    text = (DEPLOY / "rbac.yaml").read_text("utf-8")
+    texts = [text.replace("namespace: training", f"namespace: {name}") for name in NAMESPACES]
+    return [document for each in texts for document in yaml.safe_load_all(each)]
 
 
-def documents(name: str) -> list[Json]:
-    return list(yaml.safe_load_all((DEPLOY / name).read_text("utf-8")))
+class Cluster:
+    """The API server, an instance with the launcher of deploy/kubernetes/dagster.yaml, and a project."""
 
+    def __init__(self, api: ApiServer, instance: dg.DagsterInstance, settings: Settings) -> None:
+        self.api, self.instance, self.settings = api, instance, settings
 
-def handed_on(values: Json, **changed: Any) -> Json:
-    """A code location's container context, as the chart has it of these values."""
-    charts = values["dagster-user-deployments"]
-    (deployment,) = charts["deployments"]
-    assert deployment["includeConfigInLaunchedRuns"]["enabled"]
-    parts = {"volume_mounts": "volumeMounts", "volumes": "volumes", "resources": "resources"}
-    return {
-        "k8s": {
-            "image_pull_policy": deployment["image"]["pullPolicy"],
-            "env_config_maps": [f"dagster-{deployment['name']}-user-env"],
-            **{name: deployment[said] for name, said in parts.items() if deployment.get(said)},
-            "namespace": NAMESPACE,
-            "service_account_name": charts.get("serviceAccount", {}).get("name")
-            or "dagster-dagster-user-deployments-user-deployments",
-            "run_k8s_config": {"pod_spec_config": {"automount_service_account_token": True}},
-            **changed,
+    @property
+    def launcher(self) -> RunPodLauncher:
+        return self.instance.run_launcher  # type: ignore[return-value]
+
+    def tags(self, key: str = "acme.support", **resources: Any) -> dict[str, str]:
+        variant = VariantKey.parse(key)
+        declare(self.settings.project, key, None, resources=resources)
+        one = Declarations(self.settings.project).declared(variant)
+        return {
+            **variant_tags(variant, "ui"),
+            **written(pod_of(self.settings, variant.tenant, one, computes=True), {}),
         }
-    }
+
+    def run(self, tags: Mapping[str, str], context: Json | None = None) -> dg.DagsterRun:
+        repository = RepositoryPythonOrigin(
+            sys.executable,
+            ModuleCodePointer("ft_dagster.definitions", "defs"),
+            container_image="ft-dagster-trainer:0.1.0",
+            container_context=context,
+        )
+        origin = JobPythonOrigin("variant_chain", repository)
+        return create_run_for_test(self.instance, "variant_chain", tags=dict(tags), job_code_origin=origin)
+
+    def launched(
+        self, tags: Mapping[str, str], context: Json | None = None
+    ) -> tuple[dg.DagsterRun, str, Json]:
+        """A launched run, the namespace that its Job was made in, and that Job."""
+        run = self.run(tags, context)
+        self.launcher.launch_run(LaunchRunContext(run, None))
+        ((namespace, _), job), *_ = [
+            (where, job) for where, job in self.api.jobs.items() if where[1] == f"dagster-run-{run.run_id}"
+        ]
+        return run, namespace, job
 
 
-def launcher(folder: Path, **changed: Any) -> K8sRunLauncher:
-    """Of the instance, as dagster-k8s opens it."""
-    from dagster_k8s import K8sRunLauncher
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    from ft_dagster.automation import kubernetes_launcher
 
-    (folder / "kubeconfig").write_text(yaml.safe_dump(KUBECONFIG))
-    own = {"load_incluster_config": False, "kubeconfig_file": str(folder / "kubeconfig")}
-    return K8sRunLauncher(**{**read("dagster.yaml")["run_launcher"]["config"], **own, **changed})
+    monkeypatch.setattr(kubernetes_launcher, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("dagster_k8s.client.time.sleep", lambda _: None)
+    api = ApiServer(rules(), ACCOUNT)
+    with serve(api, tmp_path) as kubeconfig:
+        given = yaml.safe_load((DEPLOY / "dagster.yaml").read_text("utf-8"))
+        own = {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
+        given["run_launcher"]["config"] |= own
+        (tmp_path / "home").mkdir()
+        kept = {name: given[name] for name in ("run_launcher", "run_monitoring", "run_retries")}
+        with dg.DagsterInstance.local_temp(str(tmp_path / "home"), overrides=kept) as instance:
+            yield Cluster(api, instance, settings_in(tmp_path / "project"))
 
 
-def run_pod(folder: Path, context: Json | None = None, **changed: Any) -> Json:
-    """The pod's spec of a run of the code location."""
-    import kubernetes
-    import kubernetes_validate
-    from dagster_k8s.job import construct_dagster_k8s_job
-
-    given = handed_on(read("values.yaml")) if context is None else context
-    repository = RepositoryPythonOrigin(
-        sys.executable,
-        ModuleCodePointer("ft_dagster.definitions", "defs"),
-        "trainer:0.1.0",
-        container_context=given,
-    )
-    run = DagsterRun("job", job_code_origin=JobPythonOrigin("job", repository))
-    own = launcher(folder, **changed)
-    found = own.get_container_context_for_run(run)
-    job = construct_dagster_k8s_job(
-        found.get_k8s_job_config(repository.container_image, own),
-        ["dagster", "api", "execute_run"],
-        "dagster-run-1",
-        user_defined_k8s_config=found.run_k8s_config,
-    )
-    assert found.namespace == NAMESPACE
-    made: Json = kubernetes.client.ApiClient().sanitize_for_serialization(job)
-    kubernetes_validate.validate(made, "1.34", strict=True)
-    spec: Json = made["spec"]["template"]["spec"]
+def spec_of(job: Json) -> Json:
+    spec: Json = job["spec"]["template"]["spec"]
     return spec
 
 
-def test_a_run_gets_the_service_account_that_may_make_trainings(tmp_path: Path) -> None:
-    account = run_pod(tmp_path)["serviceAccountName"]
-    assert run_pod(tmp_path, {})["serviceAccountName"] == account  # without the chart
-    bindings = [each for each in documents("rbac.yaml") if each["kind"] == "RoleBinding"]
-    (binding,) = bindings
-    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]
-    (role,) = [each for each in documents("rbac.yaml") if each["kind"] == "Role"]
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"]
-    created = read("values.yaml")["dagster-user-deployments"]["serviceAccount"]
-    assert created == {"create": True, "name": account}
-    assert run_pod(tmp_path)["automountServiceAccountToken"]
+def test_the_job_that_dagster_makes_has_what_the_tag_says(cluster: Cluster) -> None:
+    _, namespace, job = cluster.launched(cluster.tags(gpus=2))
+    spec = spec_of(job)
+    (container,) = spec["containers"]
+    assert namespace == job["metadata"]["namespace"] == "training-acme"
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus-acme"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert container["image"] == "ft-dagster-trainer:0.1.0"
+    assert container["args"][1:5] == ["-m", "dagster", "api", "execute_run"]
+    assert spec["terminationGracePeriodSeconds"] == 90
+    assert spec["serviceAccountName"] == "runs"
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["fsGroup"] == USER
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    memory = {"medium": "Memory", "sizeLimit": "16000000000"}
+    assert {"name": "shared-memory", "emptyDir": memory} in spec["volumes"]
+    assert {"secretRef": {"name": "acme-store"}} in container["envFrom"]
+    mounted = {each["mountPath"] for each in container["volumeMounts"]}
+    assert mounted == {"/project", "/work", "/dev/shm", "/var/run/ft-dagster/record-keys"}
+    assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["activeDeadlineSeconds"] == 172_800
+    assert "podFailurePolicy" not in job["spec"]  # with one, a pod whose node is gone would count as alive
+    assert spec["restartPolicy"] == "Never"
 
 
-def test_the_charts_own_account_would_not_be_the_one_that_may(tmp_path: Path) -> None:
-    """The code location's wins over the launcher's."""
-    values = read("values.yaml")
-    del values["dagster-user-deployments"]["serviceAccount"]
-    pod = run_pod(tmp_path, handed_on(values))
-    assert pod["serviceAccountName"] == "dagster-dagster-user-deployments-user-deployments"
+def test_each_example_is_a_job_by_the_apis_schema_on_gpus_and_on_cores(cluster: Cluster) -> None:
+    projects = [each for each in sorted((ROOT / "examples").iterdir()) if (each / "tenants").is_dir()]
+    found = [load_variant(project, key) for project in projects for key in Declarations(project)]
+    assert len(found) > 3
+    on_cores = settings_in(
+        cluster.settings.project.with_name("cores"), cluster={"cpus": 16}, store_profiles={}
+    )
+    for one in found:
+        for settings in (on_cores, cluster.settings):
+            cluster.launched(written(pod_of(settings, one.key.tenant, one, computes=True), {}))
+    assert len(cluster.api.jobs) == 2 * len(found)
 
 
-def readable_by_user(pod: Json, mode: int) -> bool:
-    """Whether a file of root's with this mode, in a volume that fsGroup owns, is the user's to read."""
-    said = pod.get("securityContext", {})
-    group = said.get("fsGroup")
-    runs_as = said.get("runAsUser", USER)  # the image's
-    return bool(runs_as == 0 or mode & 0o004 or (group is not None and mode & 0o040))
+def test_the_settings_that_are_deployed_make_jobs(cluster: Cluster, tmp_path: Path) -> None:
+    project = tmp_path / "deployed"
+    (project / "tenants").mkdir(parents=True)
+    shutil.copy(DEPLOY / "ft_dagster.yaml", project / "ft_dagster.yaml")
+    cluster.settings = load_settings(project)
+    tags = cluster.tags("acme.support", gpus=1)
+    _, namespace, job = cluster.launched(tags)
+    assert namespace == "training-acme"
+    accounts = {each["metadata"]["name"] for each in rules() if each["kind"] == "ServiceAccount"}
+    assert spec_of(job)["serviceAccountName"] in accounts
+    for files in ("credentials", "record-keys"):
+        (volume,) = [each for each in spec_of(job)["volumes"] if each["name"] == files]
+        assert volume["secret"]["defaultMode"] == 0o440  # fsGroup's to read, and nobody else's
 
 
-def test_a_run_reads_its_secret_and_writes_its_volumes_as_the_images_user(tmp_path: Path) -> None:
-    pod = run_pod(tmp_path)
-    assert pod["securityContext"]["runAsUser"] == USER
-    assert pod["securityContext"]["runAsNonRoot"]
-    (secret,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
-    assert secret["secretName"] == "ft-dagster-credentials"
-    assert readable_by_user(pod, secret["defaultMode"])
-    assert not secret["defaultMode"] & 0o007
-    (container,) = pod["containers"]
-    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    settings = read("ft_dagster.yaml")
-    for written in (settings["work"], settings["keys"]):
-        assert mounted[written] in {volume["name"] for volume in pod["volumes"]}
-    assert pod["securityContext"]["fsGroup"] == USER
+def test_what_the_code_location_has_is_in_no_run_where_the_chart_is_told_so(cluster: Cluster) -> None:
+    """Its context would be merged into each run's pod, the file of all tenants' credentials among it."""
+    values = yaml.safe_load((DEPLOY / "values.yaml").read_text("utf-8"))
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    assert deployment["includeConfigInLaunchedRuns"] == {"enabled": False}
+    secrets = [each["secret"]["secretName"] for each in deployment["volumes"] if "secret" in each]
+    assert secrets == ["ft-dagster-credentials"]
+    _, _, job = cluster.launched(cluster.tags())
+    assert "ft-dagster-credentials" not in json.dumps(job)
+    context = {"k8s": {"volumes": deployment["volumes"]}}
+    assert "ft-dagster-credentials" in json.dumps(cluster.launched(cluster.tags(), context)[2])
 
 
-def test_without_a_context_of_its_own_a_run_could_not_read_it(tmp_path: Path) -> None:
-    """That of the code location's pod does not reach its runs."""
-    without = {"run_k8s_config": {"pod_spec_config": {"termination_grace_period_seconds": 180}}}
-    pod = run_pod(tmp_path, **without)
-    assert "securityContext" not in pod
-    (secret,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
-    assert not readable_by_user(pod, secret["defaultMode"])
+def test_the_older_tag_would_take_the_gpu_away_and_does_not(cluster: Cluster) -> None:
+    tags = cluster.tags(gpus=2)
+    emptied = cluster.launched({**tags, RESOURCES: "{}"})[2]
+    assert "nvidia.com/gpu" not in json.dumps(spec_of(emptied)["containers"][0].get("resources", {}))
+    kept = cluster.launched(tags | written(json.loads(tags[CONFIG]), {RESOURCES}))[2]
+    assert spec_of(kept)["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
 
-def test_a_runs_pod_has_resources_and_time_to_end_its_training(tmp_path: Path) -> None:
-    pod = run_pod(tmp_path)
-    (container,) = pod["containers"]
-    asked = container["resources"]
-    assert set(asked["requests"]) == {"cpu", "memory"}
-    assert asked["limits"]["memory"] == asked["requests"]["memory"]
-    grace = read("ft_dagster.yaml")["kubernetes"].get("grace_seconds", 120)
-    assert pod["terminationGracePeriodSeconds"] > grace
-    assert "resources" not in read("values.yaml")["dagster-user-deployments"]["deployments"][0]
-    values = read("values.yaml")
-    values["dagster-user-deployments"]["deployments"][0]["resources"] = {"limits": {"memory": "1Gi"}}
-    (other,) = run_pod(tmp_path, handed_on(values))["containers"]
-    assert other["resources"]["limits"]["memory"] == "1Gi"  # those would be the runs' too
+def test_dagsters_own_launcher_cannot_make_it_in_the_tenants_namespace(cluster: Cluster) -> None:
+    """Why there is one of ours: the API server refuses a Job that names another namespace than its URL."""
+    from dagster_k8s import K8sRunLauncher
+
+    config = {name: getattr(cluster.launcher, name) for name in ("dagster_home", "instance_config_map")}
+    own = K8sRunLauncher(
+        "runs", load_incluster_config=False, kubeconfig_file=cluster.launcher.kubeconfig_file,
+        job_namespace="dagster", **config,
+    )  # fmt: skip
+    own.register_instance(cluster.instance)
+    with pytest.raises(Exception, match="Unexpected error encountered in Kubernetes API") as error:
+        own.launch_run(LaunchRunContext(cluster.run(cluster.tags()), None))
+    assert "the namespace training-acme does not match dagster" in str(error.value.__cause__)
 
 
-def test_a_run_has_the_image_of_its_code_location_and_its_environment(tmp_path: Path) -> None:
-    (container,) = run_pod(tmp_path)["containers"]
-    assert container["image"] == "trainer:0.1.0"
-    assert {"configMapRef": {"name": "dagster-ft-dagster-user-env"}} in container["envFrom"]
+def test_a_run_whose_pod_nobody_described_is_not_launched(cluster: Cluster) -> None:
+    for said in ({}, {CONFIG: "{}"}):
+        run = cluster.run({**variant_tags(VariantKey("acme", "support"), "ui"), **said})
+        with pytest.raises(UserError, match="nothing says what the pod of this run is"):
+            cluster.launcher.launch_run(LaunchRunContext(run, None))
+    assert cluster.api.jobs == {}
+
+
+def test_the_rules_allow_each_call_of_a_runs_life_and_none_is_to_spare(cluster: Cluster) -> None:
+    run, namespace, job = cluster.launched(cluster.tags())
+    name, pod = job["metadata"]["name"], {"metadata": {"name": "pod-1"}}
+    started = {"name": "dagster", "state": {"running": {}}, "ready": True, "restartCount": 0}
+    started |= {"image": "x", "imageID": "x"}
+    spec = {"containers": [{"name": "dagster"}]}
+    cluster.api.pods[name] = [
+        {**pod, "spec": spec, "status": {"phase": "Running", "containerStatuses": [started]}}
+    ]
+    assert cluster.launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    assert "the last line" in present(cluster.launcher.get_run_worker_debug_info(run))
+    assert cluster.launcher.terminate(run.run_id)
+    cluster.api.pods.clear()
+    cluster.launcher.get_run_worker_debug_info(run)
+    assert [call for call in cluster.api.calls if not may(rules(), ACCOUNT, call)] == []
+    made = {(call.group, call.resource, call.verb) for call in cluster.api.calls}
+    (role, *_) = [each for each in rules() if each["kind"] == "Role"]
+    allowed = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert made == allowed
+    assert {call.namespace for call in cluster.api.calls} == {namespace}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call("get", "", "secrets", "training-acme"),
+        Call("create", "batch", "jobs", "kube-system"),
+        Call("create", "", "pods", "training-acme"),
+        Call("create", "rbac.authorization.k8s.io", "roles", "training-acme"),
+    ],
+    ids=str,
+)
+def test_the_rules_allow_nothing_else(call: Call) -> None:
+    assert not may(rules(), ACCOUNT, call)
+    for account in ("training-acme:ft-dagster-runs", "training-acme:default"):
+        assert not may(rules(), account, Call("create", "batch", "jobs", "training-acme"))
+
+
+UNSCHEDULED = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0/12 nodes are available: 12 Insufficient nvidia.com/gpu.",
+}
+NO_SECRET = {"reason": "CreateContainerConfigError", "message": 'secret "acme-store" not found'}
+NO_VOLUME = 'MountVolume.SetUp failed for volume "record-keys": secret "ft-dagster-keys-acme" not found'
+
+
+def pending(**status: Any) -> list[Json]:
+    return [
+        {"metadata": {"name": "pod-1"}, "spec": {"containers": []}, "status": {"phase": "Pending", **status}}
+    ]
+
+
+def waiting(state: Json) -> Json:
+    return {
+        "name": "dagster",
+        "state": {"waiting": state},
+        "ready": False,
+        "restartCount": 0,
+        "image": "x",
+        "imageID": "",
+    }
+
+
+def warning(message: str, reason: str = "FailedMount") -> Json:
+    about = {"kind": "Pod", "name": "pod-1"}
+    return {"type": "Warning", "reason": reason, "message": message, "involvedObject": about, "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("pods", "events", "said", "way_out"),
+    [
+        (pending(conditions=[UNSCHEDULED]), {}, "12 Insufficient nvidia.com/gpu", "mend kubernetes.node_sel"),
+        (pending(containerStatuses=[waiting(NO_SECRET)]), {}, '"acme-store" not found', "Make the Secret"),
+        (
+            pending(containerStatuses=[waiting({"reason": "ContainerCreating"})]),
+            {"pod-1": [warning(NO_VOLUME)]},
+            '"ft-dagster-keys-acme" not found',
+            "Make the Secret",
+        ),
+        ([], {"JOB": [warning("exceeded quota", "FailedCreate")]}, "exceeded quota", "Mend the quota"),
+    ],
+    ids=["no GPU is free, or there is none", "no Secret of credentials", "no Secret of keys", "quota"],
+)  # fmt: skip
+def test_why_a_pod_does_not_start_is_said_in_the_runs_log(
+    cluster: Cluster, pods: list[Json], events: dict[str, list[Json]], said: str, way_out: str
+) -> None:
+    run = cluster.run(cluster.tags())
+    name = f"dagster-run-{run.run_id}"
+    cluster.api.pods[name] = pods
+    cluster.api.events = {where.replace("JOB", name): each for where, each in events.items()}
+    cluster.instance.handle_new_event(starting(run))
+    cluster.launcher.launch_run(LaunchRunContext(run, None))
+    line = until(lambda: next((each for each in told(cluster, run) if said in each), None))
+    assert way_out in line
+    time.sleep(0.5)
+    assert sum(said in each for each in told(cluster, run)) == 1  # once
+
+
+def test_a_run_that_waits_for_kueue_says_so(cluster: Cluster) -> None:
+    run, namespace, job = cluster.launched(cluster.tags())
+    cluster.api.jobs[namespace, job["metadata"]["name"]]["spec"]["suspend"] = True
+    assert "Kueue" in present(cluster.launcher.why_it_waits(run))
+    cluster.api.pods[job["metadata"]["name"]] = pending()
+    assert cluster.launcher.why_it_waits(run) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "silent", "ends"),
+    [
+        ({"active": 1}, False, False),
+        ({"active": 1}, True, False),  # the API server does not answer: its pod may well go on
+        ({"failed": 1}, False, True),  # evicted, killed, or its node is gone
+        (None, False, True),  # deleted by somebody
+    ],
+    ids=["alive", "a silent API server", "a pod that was lost", "a Job that was deleted"],
+)
+def test_dagsters_monitoring_ends_a_run_whose_pod_is_gone_and_no_other(
+    cluster: Cluster, status: Json | None, silent: bool, ends: bool
+) -> None:
+    import logging
+
+    run, namespace, job = cluster.launched(cluster.tags())
+    where = namespace, job["metadata"]["name"]
+    if status is None:
+        del cluster.api.jobs[where]
+    else:
+        cluster.api.jobs[where]["status"] = status
+    cluster.instance.handle_new_event(starting(run))
+    cluster.instance.report_dagster_event(
+        dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name), run.run_id
+    )
+    cluster.api.silent = silent
+    record = present(cluster.instance.get_run_record_by_id(run.run_id))
+    assert record.dagster_run.status == dg.DagsterRunStatus.STARTED
+    monitor_started_run(cluster.instance, None, record, logging.getLogger())  # type: ignore[arg-type]
+    found = present(cluster.instance.get_run_by_id(run.run_id))
+    assert (found.status == dg.DagsterRunStatus.FAILURE) == ends
+    if ends:
+        assert found.tags["dagster/will_retry"] == "true"
+
+
+def starting(run: dg.DagsterRun) -> Any:
+    from dagster._core.events.log import EventLogEntry
+
+    return EventLogEntry(  # type: ignore[no-untyped-call]
+        error_info=None, level=20, user_message="", run_id=run.run_id, timestamp=time.time(),
+        job_name=run.job_name,
+        dagster_event=dg.DagsterEvent(dg.DagsterEventType.PIPELINE_STARTING.value, run.job_name),
+    )  # fmt: skip
+
+
+def told(cluster: Cluster, run: dg.DagsterRun) -> list[str]:
+    return [str(each.message) for each in cluster.instance.all_logs(run.run_id)]
+
+
+def until(found: Callable[[], str | None], seconds: float = 20) -> str:
+    end = time.monotonic() + seconds
+    while (answer := found()) is None:
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+    return answer

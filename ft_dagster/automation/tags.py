@@ -1,5 +1,7 @@
 """Run tags: who a run is for and why it runs, on every path by which a run can start."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from ft_dagster.assets.partitions import VARIANT_TAG
@@ -53,6 +55,12 @@ def changed_tags(run: dg.DagsterRun, project: str = "") -> dict[str, str]:
     if project:
         wanted |= {PROJECT_TENANT: f"{project}:{key.tenant}", PROJECT_VARIANT: f"{project}:{key}"}
     return {name: value for name, value in wanted.items() if run.tags.get(name) != value}
+
+
+def variant_in(tags: Mapping[str, str]) -> VariantKey | None:
+    """Return the variant that the tags of a run name, as `changed_tags` made them; None: of none."""
+    named = tags.get(VARIANT, NOBODY)
+    return None if named == NOBODY else VariantKey.parse(named)
 
 
 def disowned_tags(run: dg.DagsterRun) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Which launcher an installation has, and what it can give a declaration; each other one has a line here.
 
-A launcher of a cluster runs trainings. All else (judging, exports, questions' texts) runs on the host of the
-code location, under leases of its devices.
+A launcher of a cluster runs trainings. All else (judging, exports, questions' texts) runs where the run is,
+under leases of its devices. On Kubernetes the run is a pod, in which all of it is local.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from ft_dagster.errors import UserError
+from ft_dagster.kubernetes_settings import KubernetesSettings
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, Say
 from ft_dagster.launch.leases import Ask, Leases
-from ft_dagster.launch.remote.offer import ask_of_cluster, refuse_beyond
+from ft_dagster.launch.remote.offer import ask_of_cluster, refuse_beyond, refuse_resources
+from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
 from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.program import TRAINING, ProgramResult
-from ft_dagster.settings import LOCAL, Settings
+from ft_dagster.roots import is_address
+from ft_dagster.settings import FILE, LOCAL, Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 
 
@@ -35,13 +39,7 @@ def _on_ray() -> ClusterLauncher:
     return ClusterLauncher(launcher.open_launcher, launcher.check)
 
 
-def _on_kubernetes() -> ClusterLauncher:
-    from ft_dagster.launch.on_kubernetes import launcher
-
-    return ClusterLauncher(launcher.open_launcher, launcher.check)
-
-
-CLUSTERS = {"ray": _on_ray, "k8s": _on_kubernetes}  # each is imported where the settings name it
+CLUSTERS = {"ray": _on_ray}  # each is imported where the settings name it
 
 
 def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
@@ -55,7 +53,13 @@ def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
 def ask_of(
     settings: Settings, leases: Leases, key: VariantKey, spec: VariantSpec, *, program: str, run_id: str
 ) -> Ask:
-    """What a declaration asks for a program, where that runs."""
+    """What a declaration asks for a program, where that runs. Raises UserError in a pod that has no GPU."""
+    if settings.kubernetes is not None and settings.cluster.gpus and leases.inventory.kind != "gpu":
+        raise UserError(
+            f"{program} of {key} needs a GPU, and there is none here",
+            fix="In a run that was started as one that computes nothing: start it again, now that the fleet "
+            "knows better. On a machine outside the cluster: start a run, which is a pod",
+        )
     reason = f"{program} for run {run_id[:8]}"
     ask = leases.ask_of(key, spec.resources, reason, run_id)
     if settings.launcher == LOCAL:
@@ -71,11 +75,53 @@ def refuse_lacking(settings: Settings, leases: Leases, key: VariantKey, spec: Va
     """Raises UserError where a declaration's training needs what the launcher can never give, or where the
     launcher itself cannot be opened.
     """
-    if settings.launcher == LOCAL:
+    if settings.kubernetes is not None:
+        refuse_pod(settings, settings.kubernetes, key.tenant)
+        _refuse_in_a_pod(settings, key, spec)
+    elif settings.launcher == LOCAL:
         leases.candidates(leases.ask_of(key, spec.resources))
     else:
         CLUSTERS[settings.launcher]().check(settings)
         refuse_beyond(settings.cluster, settings.launcher, key, spec)
+
+
+def refuse_pod(settings: Settings, pods: KubernetesSettings, tenant: str | None) -> None:
+    """Raises UserError where the settings make no pod that could run something of a tenant."""
+    file, profile = settings.project / FILE, settings.store_profiles.of(tenant)
+
+    def refuse(problem: str, field: str, value: object, fix: str) -> None:
+        raise UserError(problem, file=file, field=field, value=value, fix=fix)
+
+    if settings.launcher != LOCAL:
+        fix = "Take one of them out. Runs that are pods and send their trainings to Ray are not supported"
+        refuse("runs are pods, in which trainings are local", "launcher", settings.launcher, fix)
+    if not is_address(settings.store):
+        refuse("a folder of a pod goes with it", "store", settings.store, "Name s3://bucket/prefix")
+    if settings.work_folder.is_relative_to(settings.project):
+        fix = "Name a folder outside the project, whose volume is only read: /work"
+        refuse("scratch space of a pod in the project", "work", str(settings.work), fix)
+    if settings.cluster.nodes > 1:
+        refuse("a run is one pod, on one node", "cluster.nodes", settings.cluster.nodes, "Say 1")
+    if profile is not None and profile not in pods.profiles:
+        fix = "Name under it the Secret, or the service account, that gives them to a pod"
+        refuse("no pod can have the credentials of this profile", "kubernetes.profiles", profile, fix)
+    if "profile" in settings.store_options:
+        fix = "Name it in store_profiles, and under kubernetes.profiles what gives its credentials to a pod"
+        refuse("no pod has it", "store_options.profile", settings.store_options["profile"], fix)
+    options_to_pass(settings.store_options, file)
+    refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
+
+
+def _refuse_in_a_pod(settings: Settings, key: VariantKey, spec: VariantSpec) -> None:
+    if spec.resources.nodes > 1:
+        raise UserError(
+            "a run on Kubernetes is one pod, on one node",
+            field="resources.nodes",
+            value=spec.resources.nodes,
+            fix="Ask for more GPUs of one node (resources.gpus); several nodes take Ray on KubeRay "
+            "(docs/deploy.md#several-nodes)",
+        )
+    refuse_resources(settings.cluster, ask_of_cluster(settings.cluster, key, spec.resources))
 
 
 @dataclass(frozen=True)

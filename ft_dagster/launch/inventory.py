@@ -81,7 +81,7 @@ def find_devices(host: Host) -> Inventory:
         gpus = declared(host.gpus, found, os.environ)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if gpus:
-        return Inventory("gpu", gpus, cores, shares=host.shares_per_device)
+        return Inventory("gpu", gpus, min(cores, host.cpu_slots or cores), shares=host.shares_per_device)
     slots = host.cpu_slots or cores
     memory = None if host.memory_gb is None else int(host.memory_gb * 1e9)
     devices = tuple(Device(str(n), None, "CPU slot") for n in range(slots))

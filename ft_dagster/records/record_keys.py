@@ -31,6 +31,7 @@ KEY_BYTES = 32
 BLOCK = 64  # bytes, of sha256
 SHARED_OWNER = ""  # of what all tenants share
 LOCK = ".lock"
+BACKUP = "FT_DAGSTER_RECORD_KEYS"  # in a pod's environment: the backup that its keys are taken from
 _OTHERS = 0o077
 RESTORE = "Restore it from a backup (`ft-dagster audit key restore FILE`)"
 
@@ -81,11 +82,19 @@ class OwnerKeys:
 
 
 def keys_of(folder: Path, owner: str) -> OwnerKeys:
-    """Return the keys of an owner; the first is made where there is none. Raises UserError for a file that
-    others may read, or that is none.
+    """Return the keys of an owner; the first is made where there is none, but in a pod, whose keys are those
+    of a backup. Raises UserError for a file that others may read, or that is none, and for a backup without
+    them.
     """
-    file = _file(folder, owner)
-    _create(file, [_new_key()])
+    file, backup = _file(folder, owner), os.environ.get(BACKUP)
+    if backup is None:
+        _create(file, [_new_key()])
+    elif not os.path.lexists(file):
+        restore(folder, Path(backup))
+        if not os.path.lexists(file):
+            named = f"--tenant {owner}" if owner else "--shared"
+            fix = f"Make the pod's Secret of what `ft-dagster audit key backup keys.json {named}` writes"
+            raise UserError(f"no record key of {owner or 'what all share'}", file=Path(backup), fix=fix)
     return _read(file, owner)
 
 
@@ -108,9 +117,12 @@ def rotate(folder: Path, owner: str) -> OwnerKeys:
     return OwnerKeys(owner, keys)
 
 
-def back_up(folder: Path, target: Path) -> int:
-    """Write all keys into one new file of this user alone; how many owners it has. Raises UserError."""
-    content = {owner: [_as_json(key) for key in keys_of(folder, owner).keys] for owner in owners(folder)}
+def back_up(folder: Path, target: Path, whose: Sequence[str] | None = None) -> int:
+    """Write keys into one new file of this user alone; how many owners it has. `whose`: of these owners, who
+    get one where they have none; None: all that are here. Raises UserError.
+    """
+    chosen = owners(folder) if whose is None else whose
+    content = {owner: [_as_json(key) for key in keys_of(folder, owner).keys] for owner in chosen}
     try:
         descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except OSError as error:

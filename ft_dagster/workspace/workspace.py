@@ -228,16 +228,23 @@ class Workspace:
     @cached_property
     def trains_on(self) -> Inventory:
         """Return the devices that a training is planned for: of this host, or of a node of the cluster."""
-        if self.settings.launcher == LOCAL:
+        if not self.settings.plans_for_cluster:
             return self.leases.inventory
         from ft_dagster.launch.remote.offer import inventory_of
 
         return inventory_of(self.settings.cluster)
 
     @property
+    def judges_on(self) -> Inventory:
+        """Return the devices that models are judged on: where the run is, which may be a pod of the
+        cluster.
+        """
+        return self.leases.inventory if self.settings.kubernetes is None else self.trains_on
+
+    @property
     def device(self) -> str:
-        """Return torch's name for what this host computes on."""
-        return "cuda" if self.leases.inventory.kind == "gpu" else "cpu"
+        """Return torch's name for what models are judged on."""
+        return "cuda" if self.judges_on.kind == "gpu" else "cpu"
 
     @property
     def dtype(self) -> Dtype:
@@ -264,7 +271,7 @@ class Workspace:
             return "the device is shared, and vLLM takes what is free of it"
         base, method = self.upstream(BASE_MODEL.name), self.upstream(TRAINING_PLAN.name).figures["method"]
         new_tokens = base.place.prefix != SHARED and bool(added_tokens(self.store, base))
-        devices = [d.memory_bytes for d in self.leases.inventory.devices if d.memory_bytes is not None]
+        devices = [d.memory_bytes for d in self.judges_on.devices if d.memory_bytes is not None]
         room = without_room(base.figures["parameters"], self.dtype, min(devices, default=None))
         return not_by_vllm(method, new_tokens=new_tokens) or room
 
@@ -369,9 +376,7 @@ class Workspace:
         return run_program(self, program, run_dir, request, leased=leased, left_at=left_at)
 
     def judges(self, spec: VariantSpec) -> Judges | None:
-        """Return the GPUs of this host that may judge what `spec` declares; None without any. Raises
-        UserError.
-        """
+        """Return the GPUs that may judge what `spec` declares; None without any. Raises UserError."""
         from ft_dagster.workspace.programs import judges
 
         return judges(self, spec)

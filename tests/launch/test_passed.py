@@ -83,16 +83,13 @@ def test_other_variables_are_not() -> None:
         ("ray: {runtime_env: {env_vars: {HF_TOKEN: sesame}}}", "ray.runtime_env.env_vars.HF_TOKEN"),
         ("ray: {runtime_env: {env_vars: [HF_TOKEN=sesame]}}", "ray.runtime_env.env_vars"),
         ("store_options: {endpoint_url: 'http://a:sesame@s3'}", "store_options.endpoint_url"),
-        ("store_options: {profile: acme}", "store_options.profile"),
     ],
 )
 def test_a_plan_says_so(content: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tenants").mkdir()
-    (tmp_path / "ft_dagster.yaml").write_text(f"kubernetes: {{image: trainer}}\n{content}\n")
-    launcher = "on_kubernetes" if field.endswith("profile") else "on_ray"
-    monkeypatch.setattr(f"ft_dagster.launch.{launcher}.launcher.find_spec", lambda name: name)
-    name = {"on_kubernetes": "k8s", "on_ray": "ray"}[launcher]
+    (tmp_path / "ft_dagster.yaml").write_text(content)
+    monkeypatch.setattr("ft_dagster.launch.on_ray.launcher.find_spec", lambda name: name)
     with pytest.raises(UserError) as error:
-        CLUSTERS[name]().check(load_settings(tmp_path))
+        CLUSTERS["ray"]().check(load_settings(tmp_path))
     assert (error.value.field, str(error.value.file)) == (field, str(tmp_path / "ft_dagster.yaml"))
     assert "sesame" not in str(error.value)

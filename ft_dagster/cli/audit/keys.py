@@ -48,11 +48,10 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Put a new key before the old ones. The index is then made again; trees that stand keep their key."""
-    from ft_dagster.spec.keys import HALF
-
-    if shared == (tenant is not None) or not HALF.fullmatch(tenant or "shared"):
+    if shared == (tenant is not None):
         raise UserError("whose key is not clear", value=tenant, fix="Name a tenant, or give --shared")
-    made = record_keys.rotate(load_settings(context.obj).keys_folder, tenant or record_keys.SHARED_OWNER)
+    owner = record_keys.SHARED_OWNER if tenant is None else _tenant(tenant)
+    made = record_keys.rotate(load_settings(context.obj).keys_folder, owner)
     if as_json:
         print_json({"owner": made.owner, "id": made.current.id, "kept": [one.id for one in made.keys[1:]]})
         return
@@ -61,12 +60,32 @@ def rotate(
 
 
 @key.command()
-def backup(context: typer.Context, file: Path, as_json: Json = False) -> None:
+def backup(
+    context: typer.Context,
+    file: Path,
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="Those of a tenant and of what all share", autocompletion=declaring_tenants),
+    ] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="That of what all tenants share")] = False,
+    as_json: Json = False,
+) -> None:
     """Write all keys into one file of this user alone. Keep it where the store is not."""
-    count = record_keys.back_up(load_settings(context.obj).keys_folder, file)
+    whose = None if tenant is None and not shared else [record_keys.SHARED_OWNER]
+    if tenant is not None:
+        whose = [record_keys.SHARED_OWNER, _tenant(tenant)]
+    count = record_keys.back_up(load_settings(context.obj).keys_folder, file, whose)
     print_json({"file": str(file), "owners": count}) if as_json else out.print(
         f"keys of {counted(count, 'owner')}"
     )
+
+
+def _tenant(name: str) -> str:
+    from ft_dagster.spec.keys import HALF
+
+    if not HALF.fullmatch(name):
+        raise UserError("no tenant's name", value=name, fix="Name a folder of tenants/, or give --shared")
+    return name
 
 
 @key.command()

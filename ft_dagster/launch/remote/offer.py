@@ -49,7 +49,7 @@ def refuse_beyond(cluster: Cluster, launcher: str, key: VariantKey, spec: Varian
     """Raises UserError where the nodes can never give what a declaration asks for, or a training needs what
     is on this host alone.
     """
-    _refuse_resources(cluster, ask_of_cluster(cluster, key, spec.resources))
+    refuse_resources(cluster, ask_of_cluster(cluster, key, spec.resources))
     if spec.resources.sharing == "shared":
         raise UserError(
             f"launcher: {launcher} gives whole devices",
@@ -67,7 +67,8 @@ def refuse_beyond(cluster: Cluster, launcher: str, key: VariantKey, spec: Varian
     refuse_unsafe({"deepspeed": spec.training.deepspeed.model_dump()})
 
 
-def _refuse_resources(cluster: Cluster, ask: Ask) -> None:
+def refuse_resources(cluster: Cluster, ask: Ask) -> None:
+    """Raises UserError where no node of the cluster has what is asked for."""
     inventory = inventory_of(cluster)
     gpu = inventory.kind == "gpu"
     if ask.nodes > cluster.nodes:
