@@ -5,7 +5,10 @@ them through the real client; it asks the rules of rbac.yaml before each call. N
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -69,15 +72,17 @@ class Cluster:
             **written(pod_of(self.settings, variant.tenant, one, computes=True), {}),
         }
 
-    def run(self, tags: Mapping[str, str], context: Json | None = None) -> dg.DagsterRun:
+    def run(
+        self, tags: Mapping[str, str], context: Json | None = None, job: str = "variant_chain"
+    ) -> dg.DagsterRun:
         repository = RepositoryPythonOrigin(
             sys.executable,
-            ModuleCodePointer("ft_dagster.definitions", "defs"),
+            ModuleCodePointer("tests.automation.pods_location", "defs", str(ROOT)),
             container_image="ft-dagster-trainer:0.1.0",
             container_context=context,
         )
-        origin = JobPythonOrigin("variant_chain", repository)
-        return create_run_for_test(self.instance, "variant_chain", tags=dict(tags), job_code_origin=origin)
+        origin = JobPythonOrigin(job, repository)
+        return create_run_for_test(self.instance, job, tags=dict(tags), job_code_origin=origin)
 
     def launched(
         self, tags: Mapping[str, str], context: Json | None = None
@@ -357,6 +362,31 @@ def test_dagsters_monitoring_ends_a_run_whose_pod_is_gone_and_no_other(
     assert (found.status == dg.DagsterRunStatus.FAILURE) == ends
     if ends:
         assert found.tags["dagster/will_retry"] == "true"
+
+
+def test_an_evicted_run_is_run_again_and_a_pod_that_is_started_again_for_it_does_nothing(
+    cluster: Cluster,
+) -> None:
+    """The command of its container, run on this host: why a Job of ours never replaces its pod."""
+    run = cluster.run({}, job="takes_long")
+    cluster.instance.handle_new_event(starting(run))
+    cluster.launcher.launch_run(LaunchRunContext(run, None))
+    ((_, job),) = cluster.api.jobs.items()
+    (container,) = spec_of(job)["containers"]
+    own = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    environment = {**os.environ, **own, "DAGSTER_HOME": str(cluster.settings.project.parent / "home")}
+    pod = subprocess.Popen(container["args"], env=environment, cwd=ROOT)
+    until(
+        lambda: next((each for each in told(cluster, run) if "Started execution of step" in each), None), 60
+    )
+    pod.send_signal(signal.SIGTERM)  # as kubelet does
+    assert pod.wait(60) == 0
+    ended = present(cluster.instance.get_run_by_id(run.run_id))
+    assert ended.status == dg.DagsterRunStatus.FAILURE
+    assert ended.tags["dagster/failure_reason"] == "UNEXPECTED_TERMINATION"
+    assert ended.tags["dagster/will_retry"] == "true"
+    subprocess.run(container["args"], env=environment, cwd=ROOT, check=True, timeout=60)
+    assert any("Ignoring a run worker" in each for each in told(cluster, run))
 
 
 def starting(run: dg.DagsterRun) -> Any:

@@ -86,9 +86,12 @@ class StartedProgram:
         return code
 
     def cancel(self) -> None:
-        """SIGINT, then as its patience says; no process is left when this returns."""
+        """SIGINT, then as its patience says; no process is left when this returns. In a pod SIGTERM in place
+        of SIGINT: who ends a pod may want its place alone, and the run goes on from what is saved now.
+        """
         grace, kill_after = self._patience
-        cancel(self._supervisor, self._marker, grace + kill_after + 30, kill_after)
+        first = signal.SIGTERM if processes.GRACE in os.environ else signal.SIGINT
+        cancel(self._supervisor, self._marker, grace + kill_after + 30, kill_after, first)
 
     def preempt(self) -> None:
         """SIGTERM: it saves what it goes on from, and ends."""
@@ -258,13 +261,19 @@ def _environment(lease: Lease | None, extra: dict[str, str] | None) -> dict[str,
     return {**own, **(lease.environment() if lease is not None else {})}
 
 
-def cancel(supervisor: Started, marker: str, patience: float, kill_after: float = KILL_AFTER) -> None:
+def cancel(
+    supervisor: Started,
+    marker: str,
+    patience: float,
+    kill_after: float = KILL_AFTER,
+    first: signal.Signals = signal.SIGINT,
+) -> None:
     """Cancel what a supervisor runs and wait until nothing is left; further interrupts do not hurry it.
 
     A supervisor that does not end in `patience` seconds (stopped, stuck) is killed, and its run swept.
     """
     deadline = time.monotonic() + patience
-    supervisor.send_signal(signal.SIGINT)
+    supervisor.send_signal(first)
     while supervisor.poll() is None:
         try:
             supervisor.wait(timeout=1.0)

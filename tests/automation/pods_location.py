@@ -1,5 +1,7 @@
 """A code location with variants, and a job of somebody else's with a pod of its own."""
 
+import time
+
 import dagster as dg
 
 from ft_dagster.definitions import defs as own
@@ -20,6 +22,16 @@ def plain() -> None:
     nothing()
 
 
+@dg.op
+def long() -> None:
+    time.sleep(120)
+
+
+@dg.job
+def takes_long() -> None:
+    long()
+
+
 @dg.sensor(
     job_name="variant_chain", minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING
 )
@@ -28,4 +40,4 @@ def asks(_context: dg.SensorEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key="once", partition_key="acme.sensed", tags=forged)
 
 
-defs = dg.Definitions.merge(own, dg.Definitions(jobs=[others, plain], sensors=[asks]))
+defs = dg.Definitions.merge(own, dg.Definitions(jobs=[others, plain, takes_long], sensors=[asks]))

@@ -90,7 +90,7 @@ def pod(tags: Mapping[str, str]) -> dict[str, Any]:
 
 def launch(house: House, job: str, tags: dict[str, str], *assets: str) -> Mapping[str, str]:
     """As the UI's Launchpad does; the tags of the run."""
-    selector = {**REPOSITORY, "pipelineName": job}
+    selector: dict[str, Any] = {**REPOSITORY, "pipelineName": job}
     selector |= {"assetSelection": [{"path": [asset]} for asset in assets]} if assets else {}
     listed = [{"key": key, "value": value} for key, value in tags.items()]
     params = {"selector": selector, "mode": "default", "executionMetadata": {"tags": listed}}
@@ -195,7 +195,7 @@ def test_what_the_fleet_knows_to_stand_gets_no_gpu(house: House) -> None:
     assert is_known_to_stand(house.instance, settings, key)
     tags = launch(house, "variant_chain", {"dagster/partition": str(key)})
     assert pod(tags) == expected(house, str(key), computes=False)
-    stale = StaleCause("declaration", "data", "the data changed")
+    stale = StaleCause("source", "data", "the data changed")
     for other in (
         row(version=KnownVersion(version=1, digest="0" * 64, causes=(stale,))),
         row(version=KnownVersion(version=1, digest="0" * 64, unseen="nobody looks at s3://rows")),

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from ft_dagster.launch.leases import Leases
-from ft_dagster.launch.local import cancel, classify, run_program
-from ft_dagster.launch.processes import carriers
+from ft_dagster.launch.local import cancel, classify, run_program, start_program
+from ft_dagster.launch.processes import GRACE, carriers
 from tests.launch.helpers import PROGRAMS, Start, ask, declare, lives, pid_in, run, wait_until
 
 pytestmark = pytest.mark.slow
@@ -201,6 +201,20 @@ def test_a_supervisor_that_is_stopped_does_not_stop_a_cancel(run_dir: Path) -> N
     supervisor.send_signal(signal.SIGSTOP)
     cancel(supervisor, f"test-{run_dir}", patience=0.1, kill_after=0.3)
     assert not lives(grandchild)
+
+
+@pytest.mark.parametrize(("in_a_pod", "code"), [(True, 75), (False, 130)])
+def test_a_cancel_in_a_pod_lets_a_training_save_what_another_pod_goes_on_from(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, in_a_pod: bool, code: int
+) -> None:
+    if in_a_pod:
+        monkeypatch.setenv(GRACE, "45")
+    declare(run_dir, wait=True, on={"SIGTERM": 75, "SIGINT": 130})
+    program = start_program("program", run_dir)
+    pid_in(run_dir / "pid")
+    program.cancel()
+    assert program.wait(1) == code
+    program.close()
 
 
 def test_a_preempted_program_ends_with_its_own_code(run_dir: Path) -> None:
