@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 from dagster_k8s import K8sRunLauncher
 from dagster_k8s.container_context import K8sContainerContext
+from dagster_k8s.job import get_job_name_from_run_id
 
 from ft_dagster.automation.run_pods import CONFIG, is_of_a_tenant, namespace_in
 from ft_dagster.automation.tags import NOBODY, TENANT
@@ -87,7 +88,7 @@ class RunPodLauncher(K8sRunLauncher):
         """Return why a run's pod does not run, in Kubernetes' words, and the way out; None where it runs, or
         is on its way.
         """
-        job = f"dagster-run-{run.run_id}"
+        job = get_job_name_from_run_id(run.run_id)
         namespace = self.get_container_context_for_run(run).namespace
         core, batch = self._api_client.core_api, self._api_client.batch_api
         pods = core.list_namespaced_pod(namespace, label_selector=f"job-name={job}").items
