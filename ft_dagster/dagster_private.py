@@ -15,13 +15,14 @@ import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 
 # A line of a run's log that carries values.
-from dagster._core.events import EngineEventData
+# Why a run failed: of a step's failure Dagster runs none again.
+from dagster._core.events import EngineEventData, JobFailureData, RunFailureReason
 
 # Of backfills that have ended: Dagster runs none of their runs again.
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 
 # What a run launcher is given, and what it says of a run's process.
-from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 
 # Where the code of a run is: a run that is submitted without GraphQL says it itself.
 from dagster._core.remote_origin import (
@@ -42,6 +43,12 @@ from dagster._core.workspace.context import (
     WorkspaceRequestContext,
 )
 from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
+
+# What runs a run elsewhere: the command of Dagster's own launchers.
+from dagster._grpc.types import ExecuteRunArgs
+
+# What an instance's dagster.yaml configures.
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 if TYPE_CHECKING:
     from dagster._daemon.controller import DagsterDaemonController

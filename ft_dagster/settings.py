@@ -101,6 +101,25 @@ class Host(Part):
         (), description="Folders where a declaration's training.deepspeed.nvme_path may lie"
     )
 
+    def within(self, environment: Mapping[str, str]) -> Host:
+        """Return what this process may lend: in a job of Slurm what that was given, and nothing that another
+        job of the host would wait for or end with.
+        """
+        job = environment.get("SLURM_JOB_ID")
+        if job is None:
+            return self
+        memory = float(environment.get("SLURM_MEM_PER_NODE", "0")) * 2**20 / 1e9
+        visible = "CUDA_VISIBLE_DEVICES" in environment  # Slurm sets it where a job has GPUs
+        given = {
+            "cpu_slots": int(environment.get("SLURM_CPUS_ON_NODE", "1")),
+            "memory_gb": memory or self.memory_gb,
+            "gpus": None if visible else self.gpus or (),
+            "quota": {},
+            "lock_folder": self.lock_folder / f"slurm-{job}",
+            "warm_folder": self.warm_folder / f"slurm-{job}",
+        }
+        return Host(**{**self.model_dump(exclude_unset=True), **given})
+
 
 class AllowedSources(Part):
     """Says what declarations may read. Folders count from the project; corpora are the platform's, and
@@ -454,9 +473,10 @@ def load_settings(project: Path | str | None = None) -> Settings:
     from_environment = {name for name in content if f"FT_DAGSTER_{str(name).upper()}" in os.environ}
     given = {name: value for name, value in content.items() if name not in from_environment}
     try:
-        return Settings(project=folder, **{str(k): v for k, v in given.items() if k != "project"})
+        settings = Settings(project=folder, **{str(k): v for k, v in given.items() if k != "project"})
     except ValidationError as error:
         raise UserErrors.of(mistakes_in(error, Settings, lambda field: file, SEE_SCHEMA)) from None
     except SettingsError as error:
         fix = "Give it as JSON, or one field of it as FT_DAGSTER_HOST__CPU_SLOTS=2"
         raise UserError(f"the environment (FT_DAGSTER_...): {error}", fix=fix) from None
+    return settings.model_copy(update={"host": settings.host.within(os.environ)})

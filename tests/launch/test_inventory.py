@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.inventory import Device, declared, find_devices, visible
-from ft_dagster.settings import Host
+from ft_dagster.settings import Host, load_settings
 
 GPUS = [Device(str(n), 80 * 10**9, "GPU", f"GPU-{n}{n}ab-cd") for n in range(4)]
 
@@ -65,3 +66,36 @@ def test_a_wrong_gpu_in_the_settings_is_refused(
     with pytest.raises(UserError, match=problem) as error:
         declared(names, GPUS, environment)
     assert error.value.field == "host.gpus"
+
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "3", "SLURM_MEM_PER_NODE": "2048"}
+
+
+def test_a_job_of_slurm_lends_what_it_was_given_and_shares_no_lock_and_no_server_with_another() -> None:
+    declared = Host(cpu_slots=64, quota={"default": 1}, shares_per_device=2)
+    host = declared.within(JOB)
+    assert (host.cpu_slots, host.memory_gb, host.gpus) == (3, pytest.approx(2.147, rel=1e-3), ())
+    assert (host.quota, host.shares_per_device) == ({}, 2)
+    other = declared.within({**JOB, "SLURM_JOB_ID": "8"})
+    assert len({each.lock_folder for each in (host, other, declared)}) == 3
+    assert len({each.warm_folder for each in (host, other, declared)}) == 3
+
+
+def test_a_job_of_slurm_has_the_gpus_that_slurm_made_visible() -> None:
+    given = {**JOB, "CUDA_VISIBLE_DEVICES": "2,3"}
+    assert Host(gpus=("0",)).within(given).gpus is None  # those that are found within them
+    assert ids(visible(GPUS, given["CUDA_VISIBLE_DEVICES"])) == ["2", "3"]
+
+
+def test_outside_of_a_job_of_slurm_a_host_is_what_its_settings_say() -> None:
+    host = Host(cpu_slots=4, quota={"default": 2})
+    assert host.within({"SLURM_CPUS_ON_NODE": "3"}) is host
+
+
+def test_settings_are_loaded_as_the_job_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tenants").mkdir()
+    (tmp_path / "ft_dagster.yaml").write_text("host: {cpu_slots: 64}\n")
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert len(find_devices(load_settings(tmp_path).host).devices) == 3

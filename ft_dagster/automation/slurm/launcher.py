@@ -1,0 +1,128 @@
+"""Launches each run as a job of Slurm, on a node that has what the run's variant declares.
+
+The job runs what Dagster's other launchers run, `dagster api execute_run`, and inside it everything is local.
+Dagster's run monitoring asks here whether a job lives; what has not begun is watched in `waiting`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from ft_dagster.automation.coordinator import project_of
+from ft_dagster.automation.slurm.order import CONFIG, name_of, order_of, output_of
+from ft_dagster.dagster_private import (
+    CheckRunHealthResult,
+    ConfigurableClass,
+    ConfigurableClassData,
+    EngineEventData,
+    JobFailureData,
+    LaunchRunContext,
+    RunFailureReason,
+    RunLauncher,
+    WorkerStatus,
+)
+from ft_dagster.errors import UserError
+from ft_dagster.launch import slurm
+
+JOB = "slurm_job"  # what a line in a run's log tells
+AWAY_SECONDS = 60.0  # in which a controller may come back before a run that is launched fails
+
+
+class SlurmRunLauncher(RunLauncher, ConfigurableClass):
+    """Launches runs by `sbatch`, cancels by `scancel`, and says by `squeue` whether a run's job lives."""
+
+    def __init__(self, options: slurm.SlurmOptions, inst_data: ConfigurableClassData | None = None) -> None:
+        self.options, self._inst_data = options, inst_data
+        super().__init__()
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> Mapping[str, Any]:
+        return CONFIG
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> SlurmRunLauncher:
+        return cls(slurm.SlurmOptions(**config_value), inst_data)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Submit a job, or fail the run in one line; Dagster runs it again, unless that mends nothing."""
+        run, project = context.dagster_run, project_of(context) or ""
+        try:
+            job = self._submitted(run, project)
+        except UserError as error:
+            hopeless = JobFailureData(error=None, failure_reason=RunFailureReason.STEP_FAILURE)
+            self._instance.report_run_failed(run, str(error), hopeless)
+        except slurm.SlurmError as error:
+            self._instance.report_run_failed(run, f"Slurm took no job of it: {error}")
+        else:
+            output = output_of(self._instance, run)
+            said(run, self._instance, f"Submitted to Slurm as job {job}; it prints to {output}", {JOB: job})
+
+    def _submitted(self, run: dg.DagsterRun, project: str) -> str:
+        """Return the job of a run. A controller that is away is asked again for a minute."""
+        end = time.monotonic() + AWAY_SECONDS
+        while True:
+            try:
+                if jobs := slurm.jobs_of(name_of(run)):  # the answer to an earlier try was lost
+                    return jobs[-1].id
+                return slurm.submit(name_of(run), *order_of(self.options, self._instance, run, project))
+            except slurm.SlurmError as error:
+                if not error.silent or time.monotonic() > end:
+                    raise
+            time.sleep(5)
+
+    def terminate(self, run_id: str) -> bool:
+        """End a run's job; what runs is told as on one host, and has `grace_seconds` to end by itself."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        self._instance.report_run_canceling(run)
+        try:
+            jobs = [job for job in slurm.jobs_of(name_of(run)) if job.state in slurm.LIVING]
+            slurm.end(jobs, self.options.grace_seconds)
+        except (slurm.SlurmError, UserError) as error:
+            said(run, self._instance, f"Its job could not be cancelled, cancel it again: {error}", {})
+            return False
+        if all(job.state in slurm.WAITING for job in jobs):  # no process of it can say so
+            self._instance.report_run_canceled(run)
+        return bool(jobs)
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """Return RUNNING of what Slurm does not tell: its jobs go on while its controller is away."""
+        try:
+            jobs = slurm.jobs_of(name_of(run))
+        except (slurm.SlurmError, UserError) as error:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, f"Slurm does not say: {error}")
+        if any(job.state in slurm.LIVING for job in jobs):
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        if not jobs:
+            return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "Slurm has no job of it any more")
+        if jobs[-1].state == "COMPLETED":  # the run has said how it ended, or says it now
+            return CheckRunHealthResult(WorkerStatus.SUCCESS)
+        return CheckRunHealthResult(WorkerStatus.FAILED, slurm.said_of_end(jobs[-1]))
+
+    def get_run_worker_debug_info(
+        self, run: dg.DagsterRun, include_container_logs: bool | None = True
+    ) -> str | None:
+        """Return the end of what a job printed, where this host sees it."""
+        output = output_of(self._instance, run)
+        return output.read_text("utf-8", "replace")[-2000:] if output.is_file() else None
+
+
+def said(run: dg.DagsterRun, instance: dg.DagsterInstance, message: str, told: Mapping[str, str]) -> None:
+    """Say something of a run's job in the run's log. `told`: what a later look finds again."""
+    data = EngineEventData({name: dg.MetadataValue.text(value) for name, value in told.items()})
+    instance.report_engine_event(message, run, data)

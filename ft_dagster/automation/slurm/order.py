@@ -1,0 +1,72 @@
+"""Makes of a run what its job asks for and is told: by its variant's declaration, never by a tag that its
+submitter wrote.
+"""
+
+from pathlib import Path
+
+import dagster as dg
+
+from ft_dagster.automation.patience import PATIENCE
+from ft_dagster.automation.tags import NOBODY, VARIANT
+from ft_dagster.dagster_private import ExecuteRunArgs
+from ft_dagster.fleet.device_hours import TAKE_DEVICES
+from ft_dagster.launch import slurm
+from ft_dagster.launch.remote.passed import refuse_secret_variables
+from ft_dagster.settings import PROJECT_VARIABLE, load_settings
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec.variant import ResourcesSpec
+
+OPTION = dg.Field(str, is_required=False)
+GPU = dg.Shape({"name": str, "memory_gb": float})  # what its driver calls it; GB of 1e9 bytes
+CONFIG = {  # defaults are those of `slurm.SlurmOptions`
+    **dict.fromkeys(("partition", "account", "qos", "time_limit"), OPTION),
+    "gpus": dg.Field(
+        dg.Map(str, GPU), is_required=False, description="By Slurm's type; none: jobs get cores"
+    ),
+    "cpus_per_gpu": dg.Field(int, is_required=False),
+    "cpus": dg.Field(int, is_required=False, description="Where no GPU and no cpu_slots are declared"),
+    "memory_gb": dg.Field(float, is_required=False, description="Of each job, GB of 1e9 bytes"),
+    "grace_seconds": dg.Field(int, is_required=False, description="From a cancel to the end of its job"),
+    "environment": dg.Field(dg.Map(str, str), is_required=False, description="Who sees a job can read it"),
+    "environment_file": dg.Field(str, is_required=False, description="On each node, with what is secret"),
+}
+
+
+def name_of(run: dg.DagsterRun) -> str:
+    """Return the name of a run's job."""
+    return slurm.job_name(run.tags.get(VARIANT, NOBODY), run.run_id)
+
+
+def output_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Path:
+    """Return the file into which a run's job prints."""
+    return Path(instance.root_directory) / "slurm" / f"{name_of(run)}.out"
+
+
+def order_of(
+    options: slurm.SlurmOptions, instance: dg.DagsterInstance, run: dg.DagsterRun, project: str
+) -> tuple[list[str], str]:
+    """Return the arguments of `sbatch` and the script of a run's job. Raises UserError."""
+    refuse_secret_variables(options.environment, f"{slurm.CONFIG}.environment")
+    settings, variant = load_settings(project or None), run.tags.get(VARIANT, NOBODY)
+    key = None if variant == NOBODY else VariantKey.parse(variant)
+    declared = None if key is None else Declarations(settings.project).declared(key).spec.resources
+    home, output = instance.root_directory, output_of(instance, run)
+    output.parent.mkdir(exist_ok=True)
+    places = [f"--chdir={home}", f"--output={str(output).replace('%', '%%')}"]
+    environment = {**PATIENCE, "DAGSTER_HOME": home, PROJECT_VARIABLE: str(settings.project)}
+    profile = settings.store_profiles.of(None if key is None else key.tenant)
+    environment |= {} if profile is None else {"AWS_PROFILE": profile}
+    origin = run.job_code_origin
+    assert origin is not None  # a run that was submitted has one
+    # Without the instance, in whose settings a password may stand: the job finds it by its home.
+    command = ExecuteRunArgs(origin, run.run_id, None, set_exit_code_on_failure=True).get_command_args()
+    arguments = [*options.arguments(), *places, *_devices(options, run, declared)]
+    return arguments, slurm.script_of(command, options, environment)
+
+
+def _devices(options: slurm.SlurmOptions, run: dg.DagsterRun, declared: ResourcesSpec | None) -> list[str]:
+    """Return what a run's job asks for; of a run of which no asset takes a device that is a core."""
+    chosen = {key.path[-1] for key in run.asset_selection or ()}
+    if declared is None or (chosen and not TAKE_DEVICES & chosen):
+        return ["--cpus-per-task=1"]
+    return slurm.devices(options, declared)

@@ -1,0 +1,55 @@
+"""Watches jobs of Slurm that have not begun: Dagster's run monitoring looks at runs that have."""
+
+import dagster as dg
+
+from ft_dagster.automation.slurm.launcher import JOB, SlurmRunLauncher, said
+from ft_dagster.automation.slurm.order import name_of
+from ft_dagster.errors import UserError
+from ft_dagster.launch import slurm
+
+REASON = "slurm_reason"  # what a line in a run's log tells
+STARTING = dg.DagsterRunStatus.STARTING
+
+
+def tell_waiting(instance: dg.DagsterInstance) -> None:
+    """Say in the log of each run that has not begun why its job waits, once for each reason. A run whose job
+    ended before it began fails, and Dagster runs it again. Nothing is done for runs of another launcher.
+    """
+    launcher = instance.run_launcher
+    if not isinstance(launcher, SlurmRunLauncher):
+        return
+    for run in instance.get_runs(dg.RunsFilter(statuses=[STARTING])):
+        try:
+            _look(instance, launcher, run)
+        except (slurm.SlurmError, UserError) as error:
+            _say_once(instance, run, f"Slurm does not say whether its job waits: {error}", "silent")
+
+
+def _look(instance: dg.DagsterInstance, launcher: SlurmRunLauncher, run: dg.DagsterRun) -> None:
+    if _newest(instance, run, JOB) is None:
+        return  # it is being submitted
+    jobs = slurm.jobs_of(name_of(run))
+    waiting = [job for job in jobs if job.state in slurm.WAITING]
+    if waiting:
+        (job, *_) = waiting
+        message = f"Slurm's job {job.id} waits: {job.reason}. {slurm.way_out(job)}"
+        _say_once(instance, run, message, job.reason)
+    elif not any(job.state in slurm.LIVING for job in jobs):
+        now = instance.get_run_by_id(run.run_id)
+        if now is not None and now.status == STARTING:
+            how = slurm.said_of_end(jobs[-1]) if jobs else "Slurm has no job of it any more"
+            printed = launcher.get_run_worker_debug_info(run) or ""
+            instance.report_run_failed(now, f"Its job ended before the run began. {how}\n{printed}".strip())
+
+
+def _say_once(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, reason: str) -> None:
+    if _newest(instance, run, REASON) != reason:
+        said(run, instance, message, {REASON: reason})
+
+
+def _newest(instance: dg.DagsterInstance, run: dg.DagsterRun, name: str) -> str | None:
+    """Return what the newest line of a run's log tells under a name."""
+    entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    events = [entry.dagster_event for entry in entries if entry.dagster_event]
+    values = [event.engine_event_data.metadata.get(name) for event in events]
+    return next((str(value.value) for value in reversed(values) if value is not None), None)

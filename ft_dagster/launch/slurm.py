@@ -1,0 +1,210 @@
+"""Speaks to Slurm by its own commands: what a job asks for and runs; how it is submitted, seen and ended."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.launch.inventory import Device, Inventory
+from ft_dagster.spec.variant import ResourcesSpec
+
+CONFIG = "run_launcher.config"  # of an instance's dagster.yaml
+PATIENCE = 30.0  # seconds for a command
+SILENT = re.compile(r"unable to contact|connect failure|timed out|connection refused", re.IGNORECASE)
+WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+LIVING = WAITING | {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+REFUSED = (  # what sbatch says, the field that it is about, the way out
+    ("account", "account", "Name one that `sacctmgr show associations user=$USER` shows"),
+    ("partition", "partition", "Name one that `sinfo` shows"),
+    ("qos", "qos", "Name one that `sacctmgr show associations user=$USER` shows"),
+    ("time limit", "time_limit", "Ask for less than `sinfo -o %P,%l` shows"),
+    ("configuration is not available", "gpus", "Compare with what `sinfo -N -o %N,%P,%c,%m,%G` shows"),
+)
+WAYS_OUT = (  # why Slurm says that a job waits, the way out
+    (("Resources", "Priority", "None"), "It starts in its turn: `squeue --start -j {id}` says when"),
+    (("QOS", "Assoc", "MaxJobs", "MaxCpu"), "A limit of its account or QOS is reached: name another"),
+    (("PartitionTimeLimit",), f"{CONFIG}.time_limit is above the partition's: `sinfo -o %P,%l`"),
+    (("ReqNodeNotAvail", "PartitionDown", "PartitionInac", "Nodes"), "Nodes are away: `sinfo -R` says why"),
+    (("BadConstraints", "Partition", "Invalid"), "No node has that: cancel it, and ask for less"),
+)  # fmt: skip
+
+
+class SlurmError(Exception):
+    """Tells what a command of Slurm complained of. `silent`: no controller answered, which may pass."""
+
+    def __init__(self, said: str, *, silent: bool = False) -> None:
+        super().__init__(said)
+        self.silent = silent or bool(SILENT.search(said))
+
+
+class SlurmJob(NamedTuple):
+    """Names a job, its state, its node or "", and why it waits or ended, in Slurm's words."""
+
+    id: str
+    state: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """Holds what the platform says of its jobs, see `ft_dagster.automation.slurm.CONFIG_TYPE`."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time_limit: str | None = None
+    gpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cpus_per_gpu: int = 4
+    cpus: int = 1
+    memory_gb: float | None = None
+    grace_seconds: int = 120
+    environment: Mapping[str, str] = field(default_factory=dict)
+    environment_file: str | None = None
+
+    def arguments(self) -> list[str]:
+        """Return what each job gets, whatever it is for."""
+        given = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "time": self.time_limit,
+        }
+        memory = [] if self.memory_gb is None else [f"--mem={int(self.memory_gb * 1e9) >> 20}M"]
+        once = [
+            "--nodes=1",
+            "--ntasks=1",
+            "--no-requeue",
+            "--export=NIL",
+        ]  # Dagster runs it again, if anybody
+        warned = f"--signal=B:TERM@{self.grace_seconds}"
+        return [*once, warned, *memory, *(f"--{name}={value}" for name, value in given.items() if value)]
+
+
+def job_name(variant: str, run_id: str) -> str:
+    """Return a run's name among jobs. Nothing in it means anything to a shell or to Slurm."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", f"ft-{variant}-{run_id}")
+
+
+def run_slurm(*command: str, script: str = "") -> str:
+    """Return what a command of Slurm prints. Raises SlurmError, and UserError where there is none."""
+    try:
+        done = subprocess.run(
+            command, input=script, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except FileNotFoundError:
+        fix = "Install Slurm's client (slurm-client) where Dagster's daemon, webserver and code location run"
+        raise UserError(
+            "Slurm's command is not on the path", field=CONFIG, value=command[0], fix=fix
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} gave no answer in {PATIENCE:.0f} s", silent=True) from None
+    if done.returncode:
+        raise SlurmError(" ".join(done.stderr.split()) or f"{command[0]} ended with {done.returncode}")
+    return done.stdout
+
+
+def script_of(command: Sequence[str], options: SlurmOptions, environment: Mapping[str, str]) -> str:
+    """Return the script of a job. Who sees the job can read it: what is secret is in `environment_file`."""
+    named = {**options.environment, **environment}
+    file = options.environment_file
+    lines = ["#!/bin/bash", "export HOME=~ PATH"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(named.items())]
+    lines += [] if file is None else [f"set -a; . {shlex.quote(file)} || exit 1; set +a"]
+    return "\n".join([*lines, f"exec {shlex.join(command)}", ""])
+
+
+def devices(options: SlurmOptions, resources: ResourcesSpec) -> list[str]:
+    """Return what a declaration asks a job for: GPUs and their cores, or cores. Raises UserError where no
+    node can have it.
+    """
+    if resources.nodes > 1:
+        fix = "Ask for 1; `launcher: ray` trains on several nodes"
+        raise UserError(
+            "a job of Slurm is on one node", field="resources.nodes", value=resources.nodes, fix=fix
+        )
+    if not options.gpus:
+        return [f"--cpus-per-task={resources.cpu_slots or options.cpus}"]
+    kind = _gpu_type(options.gpus, resources.gpu_kind, resources.gpu_memory_gb)
+    count = resources.gpus
+    return [f"--gres=gpu:{kind}{count}", f"--cpus-per-task={options.cpus_per_gpu * count}"]
+
+
+def _gpu_type(kinds: Mapping[str, Mapping[str, Any]], kind: str | None, least_gb: float | None) -> str:
+    """Return Slurm's type of such GPUs, and a colon; "" where any do. Raises UserError where none is such."""
+    if kind is None and least_gb is None:
+        return ""
+    devices = tuple(Device(name, int(each["memory_gb"] * 1e9), each["name"]) for name, each in kinds.items())
+    named = Inventory("gpu", devices).named(kind)
+    fitting = [each for each in named if (each.memory_bytes or 0) >= (least_gb or 0) * 1e9]
+    if not fitting:
+        wanted = ("resources.gpu_memory_gb", least_gb) if named else ("resources.gpu_kind", kind)
+        there = ", ".join(f"{each.name} ({(each.memory_bytes or 0) / 1e9:g} GB)" for each in devices)
+        fix = f"There are: {there}; {CONFIG}.gpus in dagster.yaml lists them"
+        raise UserError("no GPU of the cluster is such", field=wanted[0], value=wanted[1], fix=fix)
+    return f"{fitting[0].id}:"
+
+
+def submit(name: str, arguments: Sequence[str], script: str) -> str:
+    """Submit a job; return its id. Raises SlurmError where no controller answers, UserError where one
+    refuses.
+    """
+    try:
+        return (
+            run_slurm("sbatch", "--parsable", f"--job-name={name}", *arguments, script=script)
+            .partition(";")[0]
+            .strip()
+        )
+    except SlurmError as error:
+        said = str(error)
+        if error.silent:
+            raise
+        known = (each[1:] for each in REFUSED if each[0] in said.casefold())
+        field_of, fix = next(known, ("", "See `man sbatch`"))
+        raise UserError(
+            f"Slurm takes no such job: {said}", field=f"{CONFIG}.{field_of}".rstrip("."), fix=fix
+        ) from None
+
+
+def jobs_of(name: str) -> list[SlurmJob]:
+    """Return this user's jobs of a name, the oldest first, and those that ended minutes ago. Raises
+    SlurmError.
+    """
+    told = run_slurm("squeue", "--me", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%N|%r")
+    return sorted(
+        (SlurmJob(*line.strip().split("|", 3)) for line in told.splitlines()), key=lambda job: int(job.id)
+    )
+
+
+def end(jobs: Sequence[SlurmJob], grace_seconds: int) -> None:
+    """Cancel jobs: one that waits is gone at once, what runs is interrupted, and ended by Slurm if it has not
+    ended by itself in `grace_seconds`. Raises SlurmError.
+    """
+    for job in jobs:
+        if job.state in WAITING:
+            run_slurm("scancel", job.id)
+            continue
+        try:  # its time may end sooner already, and is not to be made longer
+            run_slurm("scontrol", "update", f"JobId={job.id}", f"EndTime=now+{grace_seconds}")
+        except SlurmError as error:
+            if error.silent:
+                raise
+        run_slurm("scancel", "--batch", "--signal=INT", job.id)
+
+
+def way_out(job: SlurmJob) -> str:
+    """Return what to do about a job that waits."""
+    known = (out for starts, out in WAYS_OUT if job.reason.startswith(starts))
+    return next(known, "`scontrol show job {id}` says more").format(id=job.id)
+
+
+def said_of_end(job: SlurmJob) -> str:
+    """Return how a job ended, and what to change where its limits ended it."""
+    limits = {"TIMEOUT": "time_limit", "OUT_OF_MEMORY": "memory_gb"}
+    fix = f"; raise {CONFIG}.{limits[job.state]}" if job.state in limits else ""
+    return f"Slurm's job {job.id} on {job.node or 'no node'} ended: {job.state}, {job.reason}{fix}"
