@@ -9,7 +9,7 @@ IN_MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && ! grep -q " /dev/s
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 HANGS := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true  # a test that does not end fails by its name
 
-.PHONY: install demo ui reference docs screenshots test quick test-all lint format compat release-check clean gpu-pack bench
+.PHONY: install demo ui reference docs screenshots test quick test-all slurm lint format compat release-check clean gpu-pack bench
 
 install: .venv/installed
 
@@ -49,6 +49,9 @@ quick: install  ## the inner loop, one to two minutes
 
 test-all: .venv/extras  ## also what takes long: the whole demo, and what needs an extra (ray, k8s)
 	$(PYTEST)
+
+slurm:  ## as root: Debian's Slurm, without which tests/e2e/test_slurm.py is skipped
+	apt-get install -y slurmctld slurmd slurm-client munge
 
 lint: install
 	$(BIN)/ruff check .

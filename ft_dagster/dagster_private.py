@@ -38,6 +38,7 @@ from dagster._core.remote_representation.code_location import GrpcServerCodeLoca
 
 # A workspace's code locations, opened by a command or by the daemon that it starts.
 from dagster._core.workspace.context import (
+    BaseWorkspaceRequestContext,
     IWorkspaceProcessContext,
     WorkspaceProcessContext,
     WorkspaceRequestContext,

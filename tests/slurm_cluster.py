@@ -118,12 +118,16 @@ class SlurmCluster:
         """The ids of those that wait or run."""
         return self.command("squeue", "-h", "-o", "%i").split()
 
+    def end_jobs(self) -> None:
+        for job in self.jobs():
+            self.command("scancel", "--signal=KILL", "--full", job)
+            self.command("scancel", job)
+        self._wait(lambda: not self.jobs())
+
     def close(self) -> None:
         """End its jobs, and then all of it."""
         with suppress(AssertionError):
-            self.command("scancel", "--signal=KILL", "--full", *self.jobs())
-            self.command("scancel", *self.jobs())
-            self._wait(lambda: not self.jobs())
+            self.end_jobs()
         for process in reversed(self._programs.values()):
             process.kill()
             process.wait()

@@ -358,7 +358,7 @@ def test_the_coordinator_finds_the_project_of_a_run_by_its_assets(tmp_path: Path
             .get_full_job("__ASSET_JOB")
             .get_remote_origin(),
         )
-        found = [own_assets(SubmitRunContext(run, workspace)) for run in (of_asset, of_job, of_host)]
+        found = [own_assets(run, workspace) for run in (of_asset, of_job, of_host)]
         claims = {"dagster/partition": "example.com", "dagster/priority": "9", "ft/tenant": "acme"}
         claims["ft/project_tenant"] = f"{one}:acme"
         instance.add_run_tags(of_host.run_id, claims)

@@ -50,15 +50,24 @@ def test_each_queue_releases_retries_and_counts_as_our_own_instances_do(file: Pa
     assert given["run_coordinator"]["config"]["tag_concurrency_limits"] == limits
     assert given["run_retries"] == own["run_retries"]
     assert given["run_monitoring"]["enabled"] is True
-    assert given["run_monitoring"]["start_timeout_seconds"] >= own["run_monitoring"]["start_timeout_seconds"]
+    least, timeout = (
+        own["run_monitoring"]["start_timeout_seconds"],
+        given["run_monitoring"]["start_timeout_seconds"],
+    )
+    assert timeout == 0 if file.parent.name == "slurm" else timeout >= least  # its jobs wait in a queue
 
 
 @pytest.mark.parametrize("file", INSTANCES, ids=lambda file: file.parent.name)
 def test_each_instance_has_a_launcher_by_which_killed_runs_are_ended(file: Path) -> None:
     """Without one, Dagster's monitoring finds nothing."""
     own, given = dagster_yaml(Settings(project=ROOT)), read(file)
-    if file.parent.name == "kubernetes":  # pods are asked about
-        assert given["run_launcher"]["class"] == "RunPodLauncher"
+    asked = {  # pods and jobs are asked about
+        "kubernetes": ("ft_dagster.automation.kubernetes_launcher", "RunPodLauncher"),
+        "slurm": ("ft_dagster.automation.slurm.launcher", "SlurmRunLauncher"),
+    }
+    if file.parent.name in asked:
+        launcher = given["run_launcher"]
+        assert (launcher["module"], launcher["class"]) == asked[file.parent.name]
         return
     assert given["run_launcher"] == own["run_launcher"]
     assert given["run_monitoring"] == own["run_monitoring"]

@@ -21,7 +21,7 @@ from ft_dagster.automation.tags import (
     unasked_tags,
     variant_in,
 )
-from ft_dagster.dagster_private import BACKFILL, SCHEDULE, SENSOR
+from ft_dagster.dagster_private import BACKFILL, SCHEDULE, SENSOR, BaseWorkspaceRequestContext
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, Declared, VariantKey
@@ -45,7 +45,8 @@ class VariantRunCoordinator(dg.QueuedRunCoordinator):
     """
 
     def submit_run(self, context: dg.SubmitRunContext) -> dg.DagsterRun:
-        run, own = context.dagster_run, own_assets(context)
+        run = context.dagster_run
+        own = own_assets(run, context.workspace)
         is_variant = own is not None and own.variants
         tags = changed_tags(run, own.project) if own is not None and is_variant else disowned_tags(run)
         tags |= {} if is_asked_by_a_sensor(context) else unasked_tags(run)
@@ -93,11 +94,11 @@ def is_asked_by_a_sensor(context: dg.SubmitRunContext) -> bool:
     return SENSOR in tags or SCHEDULE in tags
 
 
-def own_assets(context: dg.SubmitRunContext) -> OwnAssets | None:
+def own_assets(run: dg.DagsterRun, workspace: BaseWorkspaceRequestContext) -> OwnAssets | None:
     """Return the assets of a run that are of variants, or the general corpus beside such; None where it has
     none.
     """
-    run, nodes = context.dagster_run, list(context.workspace.asset_graph.asset_nodes)
+    nodes = list(workspace.asset_graph.asset_nodes)
     variants = {node.key: node for node in nodes if _are_variants(node.partitions_def)}
     projects = {
         tuple(key.path[:-1]): str(getattr(node.metadata.get(PROJECT), "value", ""))

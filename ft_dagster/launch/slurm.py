@@ -23,6 +23,8 @@ REFUSED = (  # what sbatch says, the field that it is about, the way out
     ("partition", "partition", "Name one that `sinfo` shows"),
     ("qos", "qos", "Name one that `sacctmgr show associations user=$USER` shows"),
     ("time limit", "time_limit", "Ask for less than `sinfo -o %P,%l` shows"),
+    ("memory specification", "memory_gb", "Ask for less than `sinfo -o %P,%m` shows, in MiB"),
+    ("cpu count", "cpus", "Ask for fewer, or declare fewer resources.cpu_slots, than `sinfo -o %P,%c` shows"),
     ("configuration is not available", "gpus", "Compare with what `sinfo -N -o %N,%P,%c,%m,%G` shows"),
 )
 WAYS_OUT = (  # why Slurm says that a job waits, the way out
@@ -43,9 +45,10 @@ class SlurmError(Exception):
 
 
 class SlurmJob(NamedTuple):
-    """Names a job, its state, its node or "", and why it waits or ended, in Slurm's words."""
+    """Holds a job's id and name, its state, its node or "", and why it waits or ended, in Slurm's words."""
 
     id: str
+    name: str
     state: str
     node: str
     reason: str
@@ -53,7 +56,7 @@ class SlurmJob(NamedTuple):
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """Holds what the platform says of its jobs, see `ft_dagster.automation.slurm.CONFIG_TYPE`."""
+    """Holds what the platform says of its jobs, see `ft_dagster.automation.slurm.order.CONFIG`."""
 
     partition: str | None = None
     account: str | None = None
@@ -63,7 +66,7 @@ class SlurmOptions:
     cpus_per_gpu: int = 4
     cpus: int = 1
     memory_gb: float | None = None
-    grace_seconds: int = 120
+    grace_seconds: int = 60
     environment: Mapping[str, str] = field(default_factory=dict)
     environment_file: str | None = None
 
@@ -76,12 +79,7 @@ class SlurmOptions:
             "time": self.time_limit,
         }
         memory = [] if self.memory_gb is None else [f"--mem={int(self.memory_gb * 1e9) >> 20}M"]
-        once = [
-            "--nodes=1",
-            "--ntasks=1",
-            "--no-requeue",
-            "--export=NIL",
-        ]  # Dagster runs it again, if anybody
+        once = ["--nodes=1", "--ntasks=1", "--export=NIL", "--no-requeue"]  # Dagster does that
         warned = f"--signal=B:TERM@{self.grace_seconds}"
         return [*once, warned, *memory, *(f"--{name}={value}" for name, value in given.items() if value)]
 
@@ -171,26 +169,28 @@ def submit(name: str, arguments: Sequence[str], script: str) -> str:
         ) from None
 
 
-def jobs_of(name: str) -> list[SlurmJob]:
-    """Return this user's jobs of a name, the oldest first, and those that ended minutes ago. Raises
+def jobs_of(*names: str) -> list[SlurmJob]:
+    """Return this user's jobs of these names, the oldest first, and those that ended minutes ago. Raises
     SlurmError.
     """
-    told = run_slurm("squeue", "--me", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%N|%r")
+    told = run_slurm(
+        "squeue", "--me", "--noheader", "--states=all", f"--name={','.join(names)}", "--format=%i|%j|%T|%N|%r"
+    )
     return sorted(
-        (SlurmJob(*line.strip().split("|", 3)) for line in told.splitlines()), key=lambda job: int(job.id)
+        (SlurmJob(*line.strip().split("|", 4)) for line in told.splitlines()), key=lambda job: int(job.id)
     )
 
 
 def end(jobs: Sequence[SlurmJob], grace_seconds: int) -> None:
-    """Cancel jobs: one that waits is gone at once, what runs is interrupted, and ended by Slurm if it has not
-    ended by itself in `grace_seconds`. Raises SlurmError.
+    """Cancel jobs: one that waits is gone at once; one that runs is interrupted, again after `grace_seconds`
+    (see `SlurmOptions.arguments`), and after as long again ended by Slurm. Raises SlurmError.
     """
     for job in jobs:
         if job.state in WAITING:
             run_slurm("scancel", job.id)
             continue
         try:  # its time may end sooner already, and is not to be made longer
-            run_slurm("scontrol", "update", f"JobId={job.id}", f"EndTime=now+{grace_seconds}")
+            run_slurm("scontrol", "update", f"JobId={job.id}", f"EndTime=now+{2 * grace_seconds}")
         except SlurmError as error:
             if error.silent:
                 raise

@@ -82,11 +82,13 @@ def test_a_script_gives_odd_values_as_they_are(tmp_path: Path) -> None:
     secrets.write_text("PASSWORD='of a file'\n")
     odd = 'a\'b "$HOME" `id`\nc'
     options = SlurmOptions(environment={"ODD": odd, "OVER": "platform"}, environment_file=str(secrets))
-    read = "import os; print(repr([os.environ.get(n) for n in ('ODD', 'OVER', 'PASSWORD', 'SECRET')]))"
+    read = (
+        "import os; print(repr([os.environ.get(n) for n in ('ODD', 'OVER', 'PASSWORD', 'SECRET', 'HOME')]))"
+    )
     script = script_of(["/usr/bin/env", "python3", "-c", read], options, {"OVER": "run"})
     assert "of a file" not in script
     told = subprocess.run(["bash"], input=script, env={}, capture_output=True, text=True, check=True).stdout
-    assert told.strip() == repr([odd, "run", "of a file", None])
+    assert told.strip() == repr([odd, "run", "of a file", None, str(Path.home())])
 
 
 def test_a_script_without_its_environment_file_ends_before_the_run(tmp_path: Path) -> None:
@@ -108,11 +110,11 @@ def answering(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) ->
 def test_jobs_are_read_in_the_order_of_their_submission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = "echo '10|RUNNING|n2|None'; echo '9|PENDING||ReqNodeNotAvail, UnavailableNodes:n|1'"
+    lines = "echo '10|ft-a|RUNNING|n2|None'; echo '9|ft-a|PENDING||ReqNodeNotAvail, UnavailableNodes:n|1'"
     answering(tmp_path, monkeypatch, squeue=lines)
     assert slurm.jobs_of("ft-a") == [
-        SlurmJob("9", "PENDING", "", "ReqNodeNotAvail, UnavailableNodes:n|1"),
-        SlurmJob("10", "RUNNING", "n2", "None"),
+        SlurmJob("9", "ft-a", "PENDING", "", "ReqNodeNotAvail, UnavailableNodes:n|1"),
+        SlurmJob("10", "ft-a", "RUNNING", "n2", "None"),
     ]
 
 
@@ -123,6 +125,7 @@ def test_jobs_are_read_in_the_order_of_their_submission(
         ("Invalid account or account/partition combination specified", "run_launcher.config.account"),
         ("Invalid qos specification", "run_launcher.config.qos"),
         ("Requested node configuration is not available", "run_launcher.config.gpus"),
+        ("CPU count per node can not be satisfied", "run_launcher.config.cpus"),
         ("Something new", "run_launcher.config"),
     ],
 )
@@ -165,7 +168,7 @@ def test_a_host_without_slurms_commands_says_what_to_install(
     ],
 )
 def test_each_reason_to_wait_has_a_way_out(reason: str, out: str) -> None:
-    assert out in way_out(SlurmJob("7", "PENDING", "", reason))
+    assert out in way_out(SlurmJob("7", "ft-a", "PENDING", "", reason))
 
 
 @pytest.mark.parametrize(
@@ -177,4 +180,4 @@ def test_each_reason_to_wait_has_a_way_out(reason: str, out: str) -> None:
     ],
 )
 def test_an_end_by_a_limit_says_which_to_raise(state: str, said: str) -> None:
-    assert said in slurm.said_of_end(SlurmJob("7", state, "n1", "None"))
+    assert said in slurm.said_of_end(SlurmJob("7", "ft-a", state, "n1", "None"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.automation.coordinator import project_of
+from ft_dagster.automation.coordinator import own_assets
 from ft_dagster.automation.slurm.order import CONFIG, name_of, order_of, output_of
 from ft_dagster.dagster_private import (
     CheckRunHealthResult,
@@ -55,7 +55,9 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Submit a job, or fail the run in one line; Dagster runs it again, unless that mends nothing."""
-        run, project = context.dagster_run, project_of(context) or ""
+        run, workspace = context.dagster_run, context.workspace
+        own = None if workspace is None else own_assets(run, workspace)
+        project = "" if own is None else own.project
         try:
             job = self._submitted(run, project)
         except UserError as error:
@@ -81,7 +83,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
             time.sleep(5)
 
     def terminate(self, run_id: str) -> bool:
-        """End a run's job; what runs is told as on one host, and has `grace_seconds` to end by itself."""
+        """End a run's job; one that has begun is interrupted, as a run on one host is."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False

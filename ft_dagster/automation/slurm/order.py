@@ -2,6 +2,7 @@
 submitter wrote.
 """
 
+import os
 from pathlib import Path
 
 import dagster as dg
@@ -26,7 +27,9 @@ CONFIG = {  # defaults are those of `slurm.SlurmOptions`
     "cpus_per_gpu": dg.Field(int, is_required=False),
     "cpus": dg.Field(int, is_required=False, description="Where no GPU and no cpu_slots are declared"),
     "memory_gb": dg.Field(float, is_required=False, description="Of each job, GB of 1e9 bytes"),
-    "grace_seconds": dg.Field(int, is_required=False, description="From a cancel to the end of its job"),
+    "grace_seconds": dg.Field(
+        int, is_required=False, description="Before its time is up a run is interrupted"
+    ),
     "environment": dg.Field(dg.Map(str, str), is_required=False, description="Who sees a job can read it"),
     "environment_file": dg.Field(str, is_required=False, description="On each node, with what is secret"),
 }
@@ -50,7 +53,7 @@ def order_of(
     settings, variant = load_settings(project or None), run.tags.get(VARIANT, NOBODY)
     key = None if variant == NOBODY else VariantKey.parse(variant)
     declared = None if key is None else Declarations(settings.project).declared(key).spec.resources
-    home, output = instance.root_directory, output_of(instance, run)
+    home, output = os.environ.get("DAGSTER_HOME", instance.root_directory), output_of(instance, run)
     output.parent.mkdir(exist_ok=True)
     places = [f"--chdir={home}", f"--output={str(output).replace('%', '%%')}"]
     environment = {**PATIENCE, "DAGSTER_HOME": home, PROJECT_VARIABLE: str(settings.project)}

@@ -18,17 +18,21 @@ def tell_waiting(instance: dg.DagsterInstance) -> None:
     launcher = instance.run_launcher
     if not isinstance(launcher, SlurmRunLauncher):
         return
-    for run in instance.get_runs(dg.RunsFilter(statuses=[STARTING])):
-        try:
-            _look(instance, launcher, run)
-        except (slurm.SlurmError, UserError) as error:
+    begun = instance.get_runs(dg.RunsFilter(statuses=[STARTING]))
+    runs = [run for run in begun if _newest(instance, run, JOB) is not None]  # others are being submitted
+    try:
+        jobs = slurm.jobs_of(*map(name_of, runs)) if runs else []
+    except (slurm.SlurmError, UserError) as error:
+        for run in runs:
             _say_once(instance, run, f"Slurm does not say whether its job waits: {error}", "silent")
+        return
+    for run in runs:
+        _look(launcher, instance, run, [job for job in jobs if job.name == name_of(run)])
 
 
-def _look(instance: dg.DagsterInstance, launcher: SlurmRunLauncher, run: dg.DagsterRun) -> None:
-    if _newest(instance, run, JOB) is None:
-        return  # it is being submitted
-    jobs = slurm.jobs_of(name_of(run))
+def _look(
+    launcher: SlurmRunLauncher, instance: dg.DagsterInstance, run: dg.DagsterRun, jobs: list[slurm.SlurmJob]
+) -> None:
     waiting = [job for job in jobs if job.state in slurm.WAITING]
     if waiting:
         (job, *_) = waiting
