@@ -50,11 +50,7 @@ def test_each_queue_releases_retries_and_counts_as_our_own_instances_do(file: Pa
     assert given["run_coordinator"]["config"]["tag_concurrency_limits"] == limits
     assert given["run_retries"] == own["run_retries"]
     assert given["run_monitoring"]["enabled"] is True
-    least, timeout = (
-        own["run_monitoring"]["start_timeout_seconds"],
-        given["run_monitoring"]["start_timeout_seconds"],
-    )
-    assert timeout == 0 if file.parent.name == "slurm" else timeout >= least  # its jobs wait in a queue
+    assert given["run_monitoring"]["start_timeout_seconds"] >= own["run_monitoring"]["start_timeout_seconds"]
 
 
 @pytest.mark.parametrize("file", INSTANCES, ids=lambda file: file.parent.name)

@@ -1,12 +1,12 @@
-"""Runs as jobs of a real Slurm cluster, by the real daemon; what they do is to wait. Needs slurmctld, slurmd,
-slurm-client and munge.
+"""Runs as jobs of a real Slurm cluster, launched, cancelled and watched as the daemon does; all they do is
+to wait. Needs slurmctld, slurmd, slurm-client and munge.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,66 +14,68 @@ import dagster as dg
 import psutil
 import pytest
 import yaml
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from dagster._daemon.monitoring import execute_run_monitoring_iteration
 
-from ft_dagster.automation.processes.instance import failure_of, launch, opened, write_home
 from ft_dagster.automation.slurm.waiting import tell_waiting
-from ft_dagster.settings import load_settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.automation.tags import VARIANT
 from tests.automation.declarations import declare
-from tests.e2e.instance import BIN, running, wait_until
-from tests.e2e.project import command_environment
+from tests.automation.programs.waiting_job import waiting
+from tests.e2e.instance import wait_until
+from tests.instances import lay_databases
 from tests.present import present
 from tests.slurm_cluster import CORES, MISSING, SlurmCluster, slurm_cluster
 
 pytestmark = pytest.mark.long
 if MISSING:
     pytest.skip(f"Slurm is not installed: no {', '.join(MISSING)}", allow_module_level=True)
-DEPLOY, LOCATION = Path(__file__).parents[2] / "deploy/slurm", Path(__file__).parent / "programs/waiting.py"
-STATUS, KEY = dg.DagsterRunStatus, VariantKey.parse("acme.support")
-ENDED = {STATUS.SUCCESS, STATUS.FAILURE, STATUS.CANCELED}
+DEPLOY = Path(__file__).parents[2] / "deploy/slurm"
+STATUS, KEY = dg.DagsterRunStatus, "acme.support"
 PATIENCE = 300.0
+TINY, H100 = {"name": "NVIDIA Tiny", "memory_gb": 8.0}, {"name": "NVIDIA H100", "memory_gb": 80.0}
 
 
 class Site:
     """A project whose instance is that of deploy/slurm, but for its storage."""
 
     def __init__(self, folder: Path, cluster: SlurmCluster) -> None:
-        self.folder, self.cluster = folder, cluster
+        self.folder, self.home, self.cluster = folder, folder / "home", cluster
+        self.home.mkdir()
+        lay_databases(self.home)
         self.declare(cpu_slots=CORES)
-        self.settings = load_settings(folder)
-        self.environment = command_environment(folder) | cluster.environment | write_home(self.settings)
-        self.home = self.settings.dagster_home
-        self.configure()
-        location = {"relative_path": str(LOCATION), "location_name": "ft_dagster"}
-        (self.home / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [{"python_file": location}]}))
+        self.instance = self.configured()
 
     def declare(self, **resources: Any) -> None:
-        declare(self.folder, str(KEY), resources=resources)
+        declare(self.folder, KEY, resources=resources)
 
-    def configure(self, **config: Any) -> None:
+    def configured(self, **config: Any) -> dg.DagsterInstance:
         content = yaml.safe_load((DEPLOY / "dagster.yaml").read_text("utf-8"))
         del content["storage"]
         content["run_launcher"]["config"] = {"grace_seconds": 40, **config}
-        content["run_monitoring"]["poll_interval_seconds"] = 2
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(content), "utf-8")
+        self.instance = dg.DagsterInstance.from_config(str(self.home))
+        return self.instance
 
-    @contextmanager
-    def daemon(self) -> Iterator[None]:
-        command: list[str | Path] = [BIN / "dagster-daemon", "run", "-w", self.home / "workspace.yaml"]
-        with running(command, self.environment):
-            yield
-
-    def submit(self) -> str:
-        with opened(self.home) as instance:
-            (run,) = launch(instance, self.settings, [KEY], "test")
+    def launch(self, tags: Mapping[str, str] | None = None) -> str:
+        origin = dg.reconstructable(waiting).get_python_origin()
+        tagged = {**(tags or {}), VARIANT: KEY}
+        run = self.instance.create_run_for_job(waiting, tags=tagged, job_code_origin=origin)
+        self.instance.launch_run(run.run_id, None)  # type: ignore[arg-type]  # of a run that is of no workspace
         return run.run_id
 
-    def runs(self) -> dict[str, dg.DagsterRun]:
-        with opened(self.home) as instance:
-            return {run.run_id: run for run in instance.get_runs()}
+    def monitor(self) -> None:
+        """One round of Dagster's own run monitoring, and one look at what waits."""
+        with WorkspaceProcessContext(self.instance, EmptyWorkspaceTarget()) as process:
+            assert not any(execute_run_monitoring_iteration(process, logging.getLogger("monitoring")))
+        tell_waiting(self.instance)
 
     def status(self, run_id: str) -> STATUS:
-        return self.runs()[run_id].status
+        return present(self.instance.get_run_by_id(run_id)).status
+
+    def monitored(self, run_id: str) -> STATUS:
+        self.monitor()
+        return self.status(run_id)
 
     def waits(self, run_id: str) -> bool:
         """Whether it has begun, and does what it does."""
@@ -82,21 +84,15 @@ class Site:
     def let_go(self) -> None:
         (self.folder / "go").touch()
 
-    def cancel(self, run_id: str) -> bool:
-        with opened(self.home) as instance:
-            return instance.run_coordinator.cancel_run(run_id)
-
-    def told(self, run_id: str, word: str) -> list[str]:
-        """What the run's log says of its job, after a look at those that wait."""
-        with opened(self.home) as instance:
-            tell_waiting(instance)
-            entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
-            lines = [present(entry.dagster_event).message or "" for entry in entries]
+    def said(self, run_id: str, word: str, of_type: str = "ENGINE_EVENT") -> list[str]:
+        """What the run's log says."""
+        entries = self.instance.all_logs(run_id, of_type=dg.DagsterEventType(of_type))
+        lines = [present(entry.dagster_event).message or "" for entry in entries]
         return [line for line in lines if word in line]
 
     def why(self, run_id: str) -> str:
-        with opened(self.home) as instance:
-            return failure_of(instance, run_id)
+        (failure,) = self.said(run_id, "", "PIPELINE_FAILURE")
+        return failure
 
     def processes(self) -> list[psutil.Process]:
         """All of its jobs."""
@@ -120,11 +116,11 @@ def cluster() -> Iterator[SlurmCluster]:
 
 @pytest.fixture
 def site(cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    made = Site(tmp_path, cluster)
-    for name in ("SLURM_CONF", "FT_DAGSTER_PROJECT", "DAGSTER_HOME"):
-        monkeypatch.setenv(name, made.environment[name])
-    yield made
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    monkeypatch.setenv("DAGSTER_PG_PASSWORD", "of the daemon alone")
+    yield Site(tmp_path, cluster)
     cluster.end_jobs()
 
 
@@ -133,98 +129,92 @@ def until(moment: Callable[[], object]) -> None:
 
 
 def test_a_run_is_a_job_that_asks_for_what_is_declared_whatever_its_tags_say(site: Site) -> None:
-    with site.daemon():
-        run = site.submit()
-        with opened(site.home) as instance:
-            instance.add_run_tags(run, {"dagster-slurm/config": "--nodes=2", "resources": "gpus: 8"})
-        until(lambda: site.waits(run))
-        shown = site.cluster.command("scontrol", "show", "job", *site.cluster.jobs())
-        site.let_go()
-        until(lambda: site.status(run) in ENDED)
-    assert site.status(run) == STATUS.SUCCESS
+    run = site.launch({"dagster-slurm/config": "--nodes=2", "resources": "gpus: 8"})
+    until(lambda: site.waits(run))
+    (job,) = site.cluster.jobs()
+    shown = site.cluster.command("scontrol", "show", "job", job)
+    script = site.cluster.command("scontrol", "write", "batch_script", job, "-")
+    environments = [process.environ() for process in site.processes()]
+    assert site.monitored(run) == STATUS.STARTED
+    site.let_go()
+    until(lambda: site.status(run) == STATUS.SUCCESS)
     assert f"JobName=ft-{KEY}-{run}" in shown
     assert f"NumNodes=1 NumCPUs={CORES} " in shown
     assert "Requeue=0" in shown
+    assert "of the daemon alone" not in f"{shown} {script} {environments}"
     until(site.nothing_is_left)
 
 
-def test_a_controller_that_is_away_ends_nothing_and_a_killed_job_is_found_and_its_run_run_again(
-    site: Site,
-) -> None:
-    with site.daemon():
-        first = site.submit()
-        until(lambda: site.waits(first))
-        site.cluster.kill("slurmctld")
-        time.sleep(10)
-        assert site.status(first) == STATUS.STARTED
-        site.cluster.start_controller()
-        time.sleep(5)
-        assert site.status(first) == STATUS.STARTED
-        (job,) = site.cluster.jobs()
-        site.cluster.command("scancel", "--signal=KILL", "--full", job)
-        site.let_go()
-        until(lambda: len(site.runs()) == 2 and ENDED.issuperset(r.status for r in site.runs().values()))
-    runs = site.runs()
-    (again,) = [run for run in runs.values() if run.parent_run_id == first]
-    assert (runs[first].status, again.status) == (STATUS.FAILURE, STATUS.SUCCESS)
-    assert f"Slurm's job {job} on n" in site.why(first)
+def test_a_controller_that_is_away_ends_nothing_and_a_killed_job_is_found(site: Site) -> None:
+    run = site.launch()
+    until(lambda: site.waits(run))
+    site.cluster.kill("slurmctld")
+    assert site.monitored(run) == STATUS.STARTED
+    site.cluster.start_controller()
+    assert site.monitored(run) == STATUS.STARTED
+    (job,) = site.cluster.jobs()
+    for process in site.processes():
+        process.kill()
+    until(lambda: site.monitored(run) == STATUS.FAILURE)
+    assert f"Slurm's job {job} on n" in site.why(run)
     until(site.nothing_is_left)
 
 
 def test_a_cancelled_run_leaves_no_job_and_no_process(site: Site) -> None:
-    with site.daemon():
-        run = site.submit()
-        until(lambda: site.waits(run))
-        assert site.cancel(run)
-        until(lambda: site.status(run) == STATUS.CANCELED)
-        until(site.nothing_is_left)
-    assert list(site.runs()) == [run]
+    run = site.launch()
+    until(lambda: site.waits(run))
+    assert site.instance.run_launcher.terminate(run)
+    until(lambda: site.status(run) == STATUS.CANCELED)
+    until(site.nothing_is_left)
 
 
 def test_a_run_that_does_not_heed_its_cancel_is_ended_by_slurm(site: Site) -> None:
-    site.configure(grace_seconds=5)
-    with site.daemon():
-        run = site.submit()
-        until(lambda: site.waits(run))
-        for process in site.processes():
-            process.suspend()
-        assert site.cancel(run)
-        until(site.nothing_is_left)
+    site.configured(grace_seconds=5)
+    run = site.launch()
+    until(lambda: site.waits(run))
+    for process in site.processes():
+        process.suspend()
+    assert site.instance.run_launcher.terminate(run)
+    until(site.nothing_is_left)
 
 
 def test_a_job_that_waits_says_why_once_and_is_cancelled_at_once(site: Site) -> None:
     blocker = ["sbatch", "--parsable", "--exclusive", "--nodes=2", "--output=/dev/null"]
     job = site.cluster.command(*blocker, script="#!/bin/sh\nexec sleep 600\n").strip()
-    with site.daemon():
-        run = site.submit()
-        until(lambda: site.told(run, "waits: Resources"))
-        (line,) = site.told(run, "waits: Resources")
-        assert "squeue --start" in line
-        assert site.cancel(run)
-        assert site.status(run) == STATUS.CANCELED
-        assert site.cluster.jobs() == [job]
+    until(lambda: site.cluster.command("squeue", "-h", "-o", "%T").strip() == "RUNNING")
+    run = site.launch()
+    for _ in range(2):
+        assert site.monitored(run) == STATUS.STARTING
+    until(lambda: site.monitored(run) and site.said(run, "waits: Resources"))
+    site.monitor()
+    (line,) = site.said(run, "waits: Resources")
+    assert "squeue --start" in line
+    assert site.instance.run_launcher.terminate(run)
+    assert site.status(run) == STATUS.CANCELED
+    assert site.cluster.jobs() == [job]
 
 
-def test_a_run_whose_job_ends_before_it_begins_fails_with_what_the_job_printed_and_is_run_again(
-    site: Site,
-) -> None:
-    site.configure(environment_file=str(site.folder / "run.env"))
-    with site.daemon():
-        run = site.submit()
-        until(lambda: site.told(run, "Submitted") and site.status(run) == STATUS.FAILURE)
-        (site.folder / "run.env").touch()
-        site.let_go()
-        until(lambda: STATUS.SUCCESS in [each.status for each in site.runs().values()])
+def test_a_run_whose_job_ends_before_it_begins_fails_with_what_the_job_printed(site: Site) -> None:
+    site.configured(environment_file=str(site.folder / "run.env"))
+    run = site.launch()
+    until(lambda: site.monitored(run) == STATUS.FAILURE)
     assert "Its job ended before the run began" in site.why(run)
     assert "run.env: No such file" in site.why(run)
+
+
+def test_a_run_that_is_launched_again_has_one_job(site: Site) -> None:
+    """As where the answer of `sbatch` was lost."""
+    run = site.launch()
+    site.instance.launch_run(run, None)  # type: ignore[arg-type]
+    assert len(site.cluster.jobs()) == 1
 
 
 @pytest.mark.parametrize(
     ("config", "declared", "said"),
     [
         ({"partition": "nowhere"}, {}, "run_launcher.config.partition"),
-        ({"gpus": {"tiny": {"name": "NVIDIA Tiny", "memory_gb": 8.0}}}, {"gpu_kind": "H100"}, "NVIDIA Tiny"),
-        ({"gpus": {"h100": {"name": "NVIDIA H100", "memory_gb": 80.0}}}, {"gpu_kind": "H100"}, "config.gpus"),
+        ({"gpus": {"tiny": TINY}}, {"gpu_kind": "H100"}, "NVIDIA Tiny"),
+        ({"gpus": {"h100": H100}, "cpus_per_gpu": 1}, {"gpu_kind": "H100"}, "run_launcher.config.gpus"),
         ({}, {"nodes": 2}, "resources.nodes"),
         ({"environment": {"HF_TOKEN": "hidden"}}, {}, "run_launcher.config.environment.HF_TOKEN"),
     ],
@@ -234,13 +224,22 @@ def test_what_the_cluster_cannot_give_fails_the_run_in_a_line_and_is_not_tried_a
     site: Site, config: dict[str, Any], declared: dict[str, Any], said: str
 ) -> None:
     site.declare(**declared)
-    site.configure(**config)
-    with site.daemon():
-        run = site.submit()
-        until(lambda: site.status(run) in ENDED)
-        time.sleep(5)
+    site.configured(**config)
+    run = site.launch()
+    assert site.status(run) == STATUS.FAILURE
     assert said in site.why(run)
     assert "\n" not in site.why(run)
     assert "hidden" not in site.why(run)
-    assert list(site.runs()) == [run]
+    assert present(site.instance.get_run_by_id(run)).tags["dagster/will_retry"] == "false"
     assert site.cluster.jobs() == []
+
+
+def test_a_gpu_is_given_by_its_type_and_its_cores(site: Site) -> None:
+    site.declare(gpu_kind="Tiny")
+    site.configured(gpus={"tiny": TINY}, cpus_per_gpu=2)
+    run = site.launch()
+    until(lambda: site.waits(run))
+    (environment, *_) = [process.environ() for process in site.processes()]
+    given = {name: environment.get(name) for name in ("CUDA_VISIBLE_DEVICES", "SLURM_CPUS_ON_NODE")}
+    assert given == {"CUDA_VISIBLE_DEVICES": "0", "SLURM_CPUS_ON_NODE": "2"}
+    assert "gres/gpu:tiny:1" in site.cluster.command("scontrol", "show", "job", *site.cluster.jobs())

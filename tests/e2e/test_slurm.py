@@ -138,14 +138,14 @@ class Site:
             Workshop(here, instance).materialize(KEY)
         return digests_of(load_settings(here).open_store())
 
-    def environments(self) -> list[dict[str, str]]:
-        """Of all processes of its jobs."""
+    def processes(self) -> list[psutil.Process]:
+        """All of its jobs."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 environment = process.environ()
-                own = environment.get("FT_DAGSTER_PROJECT") == str(self.folder)
-                found += [environment] if own and "SLURM_JOB_ID" in environment else []
+                if "SLURM_JOB_ID" in environment and environment["FT_DAGSTER_PROJECT"] == str(self.folder):
+                    found.append(process)
         return found
 
     def shown(self) -> tuple[str, str]:
@@ -155,7 +155,7 @@ class Site:
         return self.cluster.command("scontrol", "show", "job", job), script
 
     def nothing_is_left(self) -> bool:
-        return not self.cluster.jobs() and not self.environments()
+        return not self.cluster.jobs() and not self.processes()
 
 
 def digests_of(store: Store) -> list[str]:
@@ -192,14 +192,15 @@ def test_a_variant_is_cancelled_killed_and_released_in_jobs_to_the_model_of_this
     with site.daemon():
         first = site.submit()
         wait_until(site.steps_kept, PATIENCE)
-        environments, (job, script) = site.environments(), site.shown()
+        environments, (job, script) = [each.environ() for each in site.processes()], site.shown()
         assert site.cancel(first)
         wait_until(lambda: site.status(first) == STATUS.CANCELED, PATIENCE)
         wait_until(site.nothing_is_left, PATIENCE)
         cancelled_at = site.steps_kept()
         second = site.submit()
         wait_until(lambda: site.steps_kept() > cancelled_at, PATIENCE)
-        site.cluster.command("scancel", "--signal=KILL", "--full", *site.cluster.jobs())
+        for process in site.processes():
+            process.kill()
         wait_until(lambda: len(site.runs()) == 3 and ENDED.issuperset(site.statuses()), PATIENCE)
         wait_until(site.nothing_is_left, PATIENCE)
     (again,) = [run for run in site.runs().values() if run.parent_run_id == second]

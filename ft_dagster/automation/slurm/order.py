@@ -3,6 +3,7 @@ submitter wrote.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -62,9 +63,13 @@ def order_of(
     origin = run.job_code_origin
     assert origin is not None  # a run that was submitted has one
     # Without the instance, in whose settings a password may stand: the job finds it by its home.
-    command = ExecuteRunArgs(origin, run.run_id, None, set_exit_code_on_failure=True).get_command_args()
+    told = ExecuteRunArgs(origin, run.run_id, None, set_exit_code_on_failure=True).get_command_args()
+    entry, command = told[:-3], told[-3:]
+    python = (
+        entry if entry[0].startswith("/") else [sys.executable, "-m", "dagster"]
+    )  # a job has no PATH of ours
     arguments = [*options.arguments(), *places, *_devices(options, run, declared)]
-    return arguments, slurm.script_of(command, options, environment)
+    return arguments, slurm.script_of([*python, *command], options, environment)
 
 
 def _devices(options: slurm.SlurmOptions, run: dg.DagsterRun, declared: ResourcesSpec | None) -> list[str]:
