@@ -110,7 +110,7 @@ class Host(Part):
             return self
         memory = float(environment.get("SLURM_MEM_PER_NODE", "0")) * 2**20 / 1e9
         visible = "CUDA_VISIBLE_DEVICES" in environment  # Slurm sets it where a job has GPUs
-        given = {
+        given: dict[str, Any] = {
             "cpu_slots": int(environment.get("SLURM_CPUS_ON_NODE", "1")),
             "memory_gb": memory or self.memory_gb,
             "gpus": None if visible else self.gpus or (),
