@@ -37,7 +37,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
 
     def __init__(self, options: slurm.SlurmOptions, inst_data: ConfigurableClassData | None = None) -> None:
         self.options, self._inst_data = options, inst_data
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:

@@ -19,19 +19,18 @@ from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.variant import ResourcesSpec
 
 OPTION = dg.Field(str, is_required=False)
-GPU = dg.Shape({"name": str, "memory_gb": float})  # what its driver calls it; GB of 1e9 bytes
+GPU = dg.Shape({"name": str, "memory_gb": float})  # type: ignore[no-untyped-call]  # what its driver calls it; GB of 1e9 bytes
+GPUS, VALUES = dg.Map(str, GPU), dg.Map(str, str)  # type: ignore[no-untyped-call]
 CONFIG = {  # defaults are those of `slurm.SlurmOptions`
     **dict.fromkeys(("partition", "account", "qos", "time_limit"), OPTION),
-    "gpus": dg.Field(
-        dg.Map(str, GPU), is_required=False, description="By Slurm's type; none: jobs get cores"
-    ),
+    "gpus": dg.Field(GPUS, is_required=False, description="By Slurm's type; none: jobs get cores"),
     "cpus_per_gpu": dg.Field(int, is_required=False),
     "cpus": dg.Field(int, is_required=False, description="Where no GPU and no cpu_slots are declared"),
     "memory_gb": dg.Field(float, is_required=False, description="Of each job, GB of 1e9 bytes"),
     "grace_seconds": dg.Field(
         int, is_required=False, description="Before its time is up a run is interrupted"
     ),
-    "environment": dg.Field(dg.Map(str, str), is_required=False, description="Who sees a job can read it"),
+    "environment": dg.Field(VALUES, is_required=False, description="Who sees a job can read it"),
     "environment_file": dg.Field(str, is_required=False, description="On each node, with what is secret"),
 }
 
@@ -68,13 +67,13 @@ def order_of(
     python = (
         entry if entry[0].startswith("/") else [sys.executable, "-m", "dagster"]
     )  # a job has no PATH of ours
-    arguments = [*options.arguments(), *places, *_devices(options, run, declared)]
+    arguments = [*options.arguments(), *places, *devices_of(options, run, declared)]
     return arguments, slurm.script_of([*python, *command], options, environment)
 
 
-def _devices(options: slurm.SlurmOptions, run: dg.DagsterRun, declared: ResourcesSpec | None) -> list[str]:
+def devices_of(options: slurm.SlurmOptions, run: dg.DagsterRun, declared: ResourcesSpec | None) -> list[str]:
     """Return what a run's job asks for; of a run of which no asset takes a device that is a core."""
     chosen = {key.path[-1] for key in run.asset_selection or ()}
-    if declared is None or (chosen and not TAKE_DEVICES & chosen):
+    if declared is None or (chosen and chosen.isdisjoint(TAKE_DEVICES)):
         return ["--cpus-per-task=1"]
     return slurm.devices(options, declared)

@@ -1,0 +1,19 @@
+"""What a run's job asks for by the assets that it makes."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from ft_dagster.automation.slurm.order import devices_of
+from ft_dagster.launch.slurm import SlurmOptions
+from ft_dagster.spec.variant import ResourcesSpec
+
+
+@pytest.mark.parametrize(
+    ("assets", "cores"),
+    [((), 3), (("task_dataset", "training_mixture"), 1), (("release", "fine_tuned_model"), 3)],
+)
+def test_a_run_whose_assets_take_no_device_gets_a_core(assets: tuple[str, ...], cores: int) -> None:
+    run = dg.DagsterRun("chain", asset_selection=frozenset(map(dg.AssetKey, assets)) or None)
+    assert devices_of(SlurmOptions(cpus=3), run, ResourcesSpec()) == [f"--cpus-per-task={cores}"]
