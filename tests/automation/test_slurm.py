@@ -31,7 +31,7 @@ pytestmark = pytest.mark.long
 if MISSING:
     pytest.skip(f"Slurm is not installed: no {', '.join(MISSING)}", allow_module_level=True)
 DEPLOY = Path(__file__).parents[2] / "deploy/slurm"
-STATUS, KEY = dg.DagsterRunStatus, "acme.support"
+KEY = "acme.support"
 PATIENCE = 300.0
 TINY, H100 = {"name": "NVIDIA Tiny", "memory_gb": 8.0}, {"name": "NVIDIA H100", "memory_gb": 80.0}
 
@@ -70,10 +70,10 @@ class Site:
             assert not any(execute_run_monitoring_iteration(process, logging.getLogger("monitoring")))
         tell_waiting(self.instance)
 
-    def status(self, run_id: str) -> STATUS:
+    def status(self, run_id: str) -> dg.DagsterRunStatus:
         return present(self.instance.get_run_by_id(run_id)).status
 
-    def monitored(self, run_id: str) -> STATUS:
+    def monitored(self, run_id: str) -> dg.DagsterRunStatus:
         self.monitor()
         return self.status(run_id)
 
@@ -135,9 +135,9 @@ def test_a_run_is_a_job_that_asks_for_what_is_declared_whatever_its_tags_say(sit
     shown = site.cluster.command("scontrol", "show", "job", job)
     script = site.cluster.command("scontrol", "write", "batch_script", job, "-")
     environments = [process.environ() for process in site.processes()]
-    assert site.monitored(run) == STATUS.STARTED
+    assert site.monitored(run) == dg.DagsterRunStatus.STARTED
     site.let_go()
-    until(lambda: site.status(run) == STATUS.SUCCESS)
+    until(lambda: site.status(run) == dg.DagsterRunStatus.SUCCESS)
     assert f"JobName=ft-{KEY}-{run}" in shown
     assert f"NumNodes=1 NumCPUs={CORES} " in shown
     assert "Requeue=0" in shown
@@ -149,13 +149,13 @@ def test_a_controller_that_is_away_ends_nothing_and_a_killed_job_is_found(site: 
     run = site.launch()
     until(lambda: site.waits(run))
     site.cluster.kill("slurmctld")
-    assert site.monitored(run) == STATUS.STARTED
+    assert site.monitored(run) == dg.DagsterRunStatus.STARTED
     site.cluster.start_controller()
-    assert site.monitored(run) == STATUS.STARTED
+    assert site.monitored(run) == dg.DagsterRunStatus.STARTED
     (job,) = site.cluster.jobs()
     for process in site.processes():
         process.kill()
-    until(lambda: site.monitored(run) == STATUS.FAILURE)
+    until(lambda: site.monitored(run) == dg.DagsterRunStatus.FAILURE)
     assert f"Slurm's job {job} on n" in site.why(run)
     until(site.nothing_is_left)
 
@@ -164,7 +164,7 @@ def test_a_cancelled_run_leaves_no_job_and_no_process(site: Site) -> None:
     run = site.launch()
     until(lambda: site.waits(run))
     assert site.instance.run_launcher.terminate(run)
-    until(lambda: site.status(run) == STATUS.CANCELED)
+    until(lambda: site.status(run) == dg.DagsterRunStatus.CANCELED)
     until(site.nothing_is_left)
 
 
@@ -184,20 +184,20 @@ def test_a_job_that_waits_says_why_once_and_is_cancelled_at_once(site: Site) -> 
     until(lambda: site.cluster.command("squeue", "-h", "-o", "%T").strip() == "RUNNING")
     run = site.launch()
     for _ in range(2):
-        assert site.monitored(run) == STATUS.STARTING
+        assert site.monitored(run) == dg.DagsterRunStatus.STARTING
     until(lambda: site.monitored(run) and site.said(run, "waits: Resources"))
     site.monitor()
     (line,) = site.said(run, "waits: Resources")
     assert "squeue --start" in line
     assert site.instance.run_launcher.terminate(run)
-    assert site.status(run) == STATUS.CANCELED
+    assert site.status(run) == dg.DagsterRunStatus.CANCELED
     assert site.cluster.jobs() == [job]
 
 
 def test_a_run_whose_job_ends_before_it_begins_fails_with_what_the_job_printed(site: Site) -> None:
     site.configured(environment_file=str(site.folder / "run.env"))
     run = site.launch()
-    until(lambda: site.monitored(run) == STATUS.FAILURE)
+    until(lambda: site.monitored(run) == dg.DagsterRunStatus.FAILURE)
     assert "Its job ended before the run began" in site.why(run)
     assert "run.env: No such file" in site.why(run)
 
@@ -226,7 +226,7 @@ def test_what_the_cluster_cannot_give_fails_the_run_in_a_line_and_is_not_tried_a
     site.declare(**declared)
     site.configured(**config)
     run = site.launch()
-    assert site.status(run) == STATUS.FAILURE
+    assert site.status(run) == dg.DagsterRunStatus.FAILURE
     assert said in site.why(run)
     assert "\n" not in site.why(run)
     assert "hidden" not in site.why(run)

@@ -35,8 +35,8 @@ pytestmark = pytest.mark.long
 if MISSING:
     pytest.skip(f"Slurm is not installed: no {', '.join(MISSING)}", allow_module_level=True)
 DEPLOY = Path(__file__).parents[2] / "deploy/slurm"
-KEY, STATUS = "acme.places", dg.DagsterRunStatus
-ENDED = {STATUS.SUCCESS, STATUS.FAILURE, STATUS.CANCELED}
+KEY, dg.DagsterRunStatus = "acme.places", dg.DagsterRunStatus
+ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 PATIENCE = 600.0  # seconds
 PASSED = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "OMP_NUM_THREADS")
 
@@ -103,7 +103,7 @@ class Site:
         with opened(self.home) as instance:
             return {run.run_id: run for run in instance.get_runs()}
 
-    def status(self, run_id: str) -> STATUS:
+    def status(self, run_id: str) -> dg.DagsterRunStatus:
         return self.runs()[run_id].status
 
     def cancel(self, run_id: str) -> bool:
@@ -114,7 +114,7 @@ class Site:
         with opened(self.home) as instance:
             return failure_of(instance, run_id)
 
-    def statuses(self) -> list[STATUS]:
+    def statuses(self) -> list[dg.DagsterRunStatus]:
         return [run.status for run in self.runs().values()]
 
     def steps_kept(self) -> int:
@@ -194,7 +194,7 @@ def test_a_variant_is_cancelled_killed_and_released_in_jobs_to_the_model_of_this
         wait_until(site.steps_kept, PATIENCE)
         environments, (job, script) = [each.environ() for each in site.processes()], site.shown()
         assert site.cancel(first)
-        wait_until(lambda: site.status(first) == STATUS.CANCELED, PATIENCE)
+        wait_until(lambda: site.status(first) == dg.DagsterRunStatus.CANCELED, PATIENCE)
         wait_until(site.nothing_is_left, PATIENCE)
         cancelled_at = site.steps_kept()
         second = site.submit()
@@ -204,7 +204,10 @@ def test_a_variant_is_cancelled_killed_and_released_in_jobs_to_the_model_of_this
         wait_until(lambda: len(site.runs()) == 3 and ENDED.issuperset(site.statuses()), PATIENCE)
         wait_until(site.nothing_is_left, PATIENCE)
     (again,) = [run for run in site.runs().values() if run.parent_run_id == second]
-    assert (site.status(second), again.status) == (STATUS.FAILURE, STATUS.SUCCESS), site.why(again.run_id)
+    assert (site.status(second), again.status) == (
+        dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.SUCCESS,
+    ), site.why(again.run_id)
     assert site.figures()["resumed_from"] > cancelled_at > 0
     assert f"JobName=ft-{KEY}-{first}" in job
     assert "export AWS_PROFILE=acme" in script

@@ -64,9 +64,8 @@ def order_of(
     # Without the instance, in whose settings a password may stand: the job finds it by its home.
     told = ExecuteRunArgs(origin, run.run_id, None, set_exit_code_on_failure=True).get_command_args()
     entry, command = told[:-3], told[-3:]
-    python = (
-        entry if entry[0].startswith("/") else [sys.executable, "-m", "dagster"]
-    )  # a job has no PATH of ours
+    # A job has no PATH of ours.
+    python = entry if entry[0].startswith("/") else [sys.executable, "-m", "dagster"]
     arguments = [*options.arguments(), *places, *devices_of(options, run, declared)]
     return arguments, slurm.script_of([*python, *command], options, environment)
 
