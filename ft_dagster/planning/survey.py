@@ -144,6 +144,7 @@ def _question(
         serving=context.serving,
         method=declared,
         questions=context.questions.asked(spec.evaluation),
+        beside=context.questions.beside(spec.evaluation),
         learned_utilization=utilizations(context.finished, context.hardware.name, work),
         seconds_per_question=context.seconds_per_question,
         measuring=spec.training.watch.budget or 0.0,

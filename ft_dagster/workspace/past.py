@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
+from ft_dagster.data.rows.planted import FIGURE as PLANTED
 from ft_dagster.errors import UserError
+from ft_dagster.gate.memorization.membership_rules import NAME as MEMBERSHIP
+from ft_dagster.gate.memorization.platform_canaries import NAME as PLATFORM
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export
 from ft_dagster.lineage.release import production
@@ -30,6 +33,7 @@ from ft_dagster.stage_entries import (
     EVALUATION,
     EVALUATION_TEXTS,
     FINE_TUNED_MODEL,
+    GENERAL_CORPUS,
     PROMPTED_BASE,
     TASK_DATASET,
 )
@@ -201,16 +205,20 @@ class Past:
 
     @_question
     def questions_there(self, mixture: Artifact) -> QuestionsThere:
-        """Count the questions there are: of the data set of a mixture, and of the tasks' texts that it was
-        looked through for.
+        """Count the questions there are: of the data set of a mixture, of the tasks' texts that it was
+        looked through for, and the canaries of its corpus.
         """
         with suppress(UserError):
             graph = StoredGraph(self._store)
             rows = input_of(graph, mixture, TASK_DATASET.name)
             texts = None if rows is None else input_of(graph, rows, EVALUATION_TEXTS.name)
+            corpus = input_of(graph, mixture, GENERAL_CORPUS.name) if PLANTED in mixture.figures else None
+            counts = None if rows is None else DatasetFigures.of(rows).rows
             return QuestionsThere(
-                None if rows is None else DatasetFigures.of(rows).test_rows,
+                None if counts is None else counts.get("test", 0),
                 None if texts is None else tuple(texts.figures["by_task"].values()),
+                None if counts is None else counts.get("train", 0),
+                planted=0 if corpus is None else int(corpus.figures[PLANTED]),
             )
         return NOT_COUNTED
 
@@ -272,7 +280,13 @@ def answers_with_examples(store: Store, prefix: str, base: Artifact, dataset: Ar
 
 
 def _asked(figures: Mapping[str, Any]) -> int:
-    """Count the questions of its tasks: all else that an evaluation asks comes with these."""
+    """Count the questions of its tasks, and those that a plan counts beside these: all else that an
+    evaluation asks, wherever it does, comes with these.
+    """
     rules = figures.get("verdict", {}).get("rules", ())
     asked = sum(rule["questions"] for rule in rules if rule["rule"] in ("task", "general_benchmark"))
-    return int(asked or figures.get("questions") or 0)
+    if not asked:
+        return int(figures.get("questions") or 0)
+    told, secrets = figures.get(MEMBERSHIP), figures.get(PLATFORM)
+    asked += told["trained_on"] + told["held_out"] if told else 0
+    return int(asked + (secrets["planted"] + secrets["references"] if secrets else 0))

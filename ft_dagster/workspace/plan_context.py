@@ -5,15 +5,18 @@ on it, and what their finished trainings taught. Nothing of another tenant's ent
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.refusal_prompts import prompts_file, read_prompts
 from ft_dagster.model_files.weights import CONFIG
-from ft_dagster.planning.cost.questions import NOT_COUNTED
+from ft_dagster.planning.cost.questions import QuestionsThere
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
+from ft_dagster.spec.load import load_corpus
 from ft_dagster.store import Artifact
 from ft_dagster.workspace.build_context import BuildContext
 
@@ -36,7 +39,7 @@ def context_of(
         serving=_manner(spec),
         base=base.digest,
         finished=past.finished_on_base(neighbours),
-        questions=NOT_COUNTED if mixture is None else past.questions_there(mixture),
+        questions=_questions(context, spec, mixture),
         seconds_per_question=past.seconds_per_question(neighbours, hardware.name),
     )
 
@@ -56,7 +59,25 @@ def context_without_base(
         budget_usd=spec.resources.budget_usd,
         deadline_hours=spec.resources.deadline_hours,
         serving=_manner(spec),
+        questions=_questions(context, spec, None),
     )
+
+
+def _questions(context: BuildContext, spec: VariantSpec, mixture: Artifact | None) -> QuestionsThere:
+    """Count the questions there are; before there is a mixture, the canaries that its corpus declares. Raises
+    UserError where prompts are declared that cannot be asked.
+    """
+    refusals, general = spec.gates.refusals, spec.data.general
+    prompts = 0
+    if refusals is not None:
+        file = prompts_file(refusals, context.project, context.declared_in, context.roots)
+        prompts = len(read_prompts(file))
+    if mixture is not None:
+        return replace(context.past.questions_there(mixture), refusals=prompts)
+    planted = None
+    if general is not None and general.corpus is not None:
+        planted = load_corpus(context.project, general.corpus, asked_by=context.declared_in).canaries
+    return QuestionsThere(refusals=prompts, planted=0 if planted is None else planted.canaries)
 
 
 def variants_on_base(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:

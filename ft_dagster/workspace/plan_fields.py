@@ -36,8 +36,11 @@ RANKED = (
     "data.general",
     "evaluation.general",
     "evaluation.limit",
+    "evaluation.membership",
+    "evaluation.reserve",
     "evaluation.task",
     "export.format",
+    "gates.refusals",
     "resources.budget_usd",
     "resources.deadline_hours",
 )
@@ -49,7 +52,10 @@ NEIGHBOURS = (BASE_MODEL.name,)  # the tenant's variants on the same base are co
 
 def ranked_by(spec: VariantSpec) -> Digest | None:
     """Return what `auto` chooses by; None where the method is declared, or settings of LoRA name it."""
-    return Digest(sha256_json(shown(narrowed(spec, RANKED)))) if leaves_method_open(spec) else None
+    if not leaves_method_open(spec):
+        return None
+    declared = shown(narrowed(spec, RANKED))
+    return Digest(sha256_json({part: below for part, below in declared.items() if below != {}}))
 
 
 def hardware_keyed(view: View, hardware: Hardware) -> dict[str, Any]:

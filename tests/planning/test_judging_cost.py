@@ -93,3 +93,33 @@ def test_a_plan_counts_every_declared_task(small: PlanContext) -> None:
 def _judging(found: Estimate) -> float:
     """Hours."""
     return present(found.predicted.hours) - present(found.predicted.training_hours)
+
+
+def test_what_is_declared_beside_the_tasks_is_counted_too() -> None:
+    there = QuestionsThere(test=100, declared=(2376,), train=900, refusals=240, planted=60)
+    assert asked(there) == 500 + 240 + 60 + 255
+    assert asked(there, membership=500) == 500 + 240 + 60 + 255 + 500 + 100
+    assert asked(there, membership=500, reserve=4) == 500 + 240 + 60 + 255 + 500 + 25
+    assert asked(membership=50) == 800 + 2 * 50
+    assert asked(there, task=("a",), general=(), membership=2000, limit=10) == 10 + 555 + 900 + 100
+
+
+def test_a_plan_says_what_is_asked_beside_the_tasks_and_no_limit_forgets_it() -> None:
+    beside = {"prompts of gates.refusals": 240, "rows of evaluation.membership": 1000}
+    decision = decided(LLAMA_8B, "A100-80GB", questions=1640, beside=beside)
+    said = "1,640 questions, of these beside its tasks: 240 prompts of gates.refusals, 1,000 rows of evalua"
+    assert any(said in note for note in decision.notes)
+    assert not any("beside its tasks" in note for note in decided(LLAMA_8B, "A100-80GB").notes)
+
+
+@pytest.mark.slow
+def test_refusals_and_membership_inference_cost_what_so_many_questions_do(small: PlanContext) -> None:
+    def judging(there: QuestionsThere, **more: Any) -> float:
+        declared = spec(method="lora", evaluation={"limit": 400, "general": [], **more})
+        return _judging(make_plan(declared, given(small, 400), replace(small, questions=there)).estimate)
+
+    there = QuestionsThere(test=100, train=900)
+    alone = judging(there)
+    assert judging(there, membership=400) == pytest.approx(6 * alone)
+    assert judging(replace(there, refusals=240)) == pytest.approx(3.4 * alone)
+    assert judging(replace(there, planted=45)) == pytest.approx(4 * alone)

@@ -114,6 +114,23 @@ def test_the_command_line_warns_of_what_the_page_warns_of(folder: Path) -> None:
     assert any("gates.task_margin of 2 points needs" in line for line in document["warnings"])
 
 
+def test_it_says_what_is_asked_beside_the_tasks(folder: Path) -> None:
+    file = folder / "tenants/acme/places.yaml"
+    _, before = asked(folder, str(KEY))
+    edit(file, lambda declared: declared["gates"].update(refusals="on"))
+    edit(file, lambda declared: declared["evaluation"].update(membership=50))
+    _, document = asked(folder, str(KEY))
+    edit(file, lambda declared: declared["gates"].update(refusals={"prompts": "data/gone.jsonl"}))
+    ended = CliRunner().invoke(app, ["--project", str(folder), "plan", str(KEY)])
+    edit(file, lambda declared: declared["gates"].pop("refusals"))
+    edit(file, lambda declared: declared["evaluation"].pop("membership"))
+    (said,) = (note for note in document["notes"] if "beside its tasks" in note)
+    assert said.endswith(": 240 prompts of gates.refusals, 100 rows of evaluation.membership")
+    assert not any("beside its tasks" in note for note in before["notes"])
+    assert isinstance(ended.exception, UserError)
+    assert "gates.refusals.prompts" in str(ended.exception)
+
+
 @pytest.fixture(scope="module")
 def mixed(folder: Path) -> dict[str, Any]:
     """What was planned before there was a mixture."""

@@ -199,8 +199,11 @@ AUTO: dict[str, Any] = {
     "data.general": None,
     "evaluation.general": [],
     "evaluation.limit": 10,
+    "evaluation.membership": 20,
+    "evaluation.reserve": 2,
     "evaluation.task": ["tasks/sea_quiz.yaml"],
     "export.format": "merged",
+    "gates.refusals": {},
     "resources.budget_usd": 5.0,
     "resources.deadline_hours": 5.0,
 }

@@ -96,6 +96,21 @@ def test_how_long_a_question_takes_is_known_from_the_tenants_other_variants_on_t
     assert asked.seconds_per_question(keys) == 2.0
 
 
+def test_what_a_plan_counts_beside_the_tasks_is_counted_where_the_time_of_a_question_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = [{"rule": "task", "questions": 30}, {"rule": "general_loss", "questions": 200}]
+    figures: dict[str, Any] = {"seconds": 400, "questions": 999, "verdict": {"rules": rules}}
+    monkeypatch.setattr(past, "read_head", lambda *place: SimpleNamespace(figures=figures))
+    key = VariantKey("acme", "a")
+    asked = past.Past(cast(Any, None), key, Path(), Path())
+    assert asked.seconds_per_question([key]) == pytest.approx(400 / 30)
+    figures |= {"membership": {"trained_on": 50, "held_out": 20}, "platform_canaries": None}
+    assert asked.seconds_per_question([key]) == 4.0
+    figures |= {"platform_canaries": {"planted": 45, "references": 255}}
+    assert asked.seconds_per_question([key]) == 1.0
+
+
 @pytest.mark.slow
 def test_a_kept_plan_whose_limit_would_not_act_is_not_trained_by(chained: Workspace) -> None:
     figures = chained.upstream("training_plan").figures

@@ -167,6 +167,12 @@ def _notes(
             "time and cost are not known: evaluation.limit is null, and nobody counted yet how many "
             "questions there are"
         )
+    elif question.beside:
+        beside = ", ".join(f"{asked:,} {what}" for what, asked in question.beside.items())
+        notes.append(
+            f"the evaluation is taken to ask {question.questions:,} questions, of these beside its tasks: "
+            f"{beside}"
+        )
     epochs = ", ".join(f"{row.method} {shown_epochs(row.figures.epochs)}" for row in ranking)
     notes.append(
         f"time and cost are of each method's own epochs ({epochs}); compare quality at equal FLOPs or equal "

@@ -49,7 +49,8 @@ class Question:
     deadline_hours: float | None = None  # by the clock, for one training and its evaluation
     serving: Manner | None = None  # how the variants will be served; None: nobody said
     method: str | None = None  # as declared; None: auto
-    questions: int | None = 0  # asked in one evaluation, all tasks together; None: nobody counted them
+    questions: int | None = 0  # asked in one evaluation, all together; None: nobody counted them
+    beside: Mapping[str, int] = field(default_factory=dict)  # of these beside the tasks, by what they are
     tokens_per_question: float = 200.0
     trained_tokens: int | None = None  # of those of one epoch; None: not known
     measuring: float = 0.0  # FLOPs of what is measured while it trains, at most, a share of the training's
