@@ -130,6 +130,34 @@ class HopelessGate:
     of: RuleName | None = None
 
 
+class AfterReference(NamedTuple):
+    """Says of which number, from 1, a version would be released after a reference, `named` in words."""
+
+    release: int
+    named: str = "the reference"
+
+
+class SinceReference(NamedTuple):
+    """Says what the next version would be after the variant's own reference, and after that of the `descent`
+    where it is another variant's; None: it is held against none.
+    """
+
+    own: AfterReference | None = None
+    descent: AfterReference | None = None
+
+    def of(self, rule: str) -> AfterReference | None:
+        """Return after which reference, of those that a rule is held against, it has least of the level. The
+        own task is held against that of another variant on the questions that both have alone, where these
+        decide anything.
+        """
+        sides = (self.own, None if rule == "task" else self.descent)
+        known = [side for side in sides if side is not None]
+        return max(known, key=lambda side: side.release, default=None)
+
+
+FIRST = SinceReference(AfterReference(1))
+
+
 def hopeless_gates(
     gates: GatesSpec,
     evaluation: EvaluationSpec,
@@ -137,7 +165,7 @@ def hopeless_gates(
     there: Mapping[str, int] | None = None,
     tries: int = 1,
     *,
-    release: int = 1,
+    release: SinceReference = FIRST,
     texts: int = HELD_OUT_TEXTS,
 ) -> tuple[HopelessGate, ...]:
     """Return the declared rules that too few questions are asked for at this try, whatever is trained; none
@@ -147,31 +175,30 @@ def hopeless_gates(
     the task without a margin, where one that got everything right would. `known`: how many questions there
     are of a rule (task, general_loss, refusals), `there`: of each declared task, by its entry, where that is
     known; fewer are asked then. Of the rule against production that is the task's: without enough no version
-    after the first would be released. `release`: of which number after the reference the next
-    would be; `texts`: of general text, held out at most.
+    after the first would be released. `release`: what the next would be after the references that it is
+    held against; `texts`: of general text, held out at most.
     """
     if gates.undecided == "measured":
         return ()
     rules = declared_rules(gates, evaluation, texts)
-    found = [
-        each
-        for rule in (*rules, *rules_since_reference(rules, gates))
-        for each in _hopeless(rule, _Look(_alpha(rule, gates, release), tries), known or {}, there or {})
+    looks = [
+        *((rule, _Look(gates.alpha, tries)) for rule in rules),
+        *(
+            (rule, _Look(level_of(gates.alpha, after.release), tries, after.named))
+            for rule, after in rules_since_reference(rules, gates, release)
+        ),
     ]
+    found = [each for rule, look in looks for each in _hopeless(rule, look, known or {}, there or {})]
     said = {each.of or each.rule for each in found if each.rule != "reference"}
     return tuple(each for each in found if each.rule != "reference" or each.of not in said)
 
 
-def _alpha(rule: DeclaredRule, gates: GatesSpec, release: int) -> float:
-    """Return the level of a rule over all tries before a release; see `level_after_reference`."""
-    return level_of(gates.alpha, release) if rule.name == "reference" else gates.alpha
-
-
 class _Look(NamedTuple):
-    """Names a try, and the level over all of them."""
+    """Names a try, and the level over all of them. `against`: the reference of a rule on one."""
 
     alpha: float
     tries: int
+    against: str = ""
 
     @property
     def level(self) -> float:
@@ -201,7 +228,7 @@ def _hopeless(
 def _as_hopeless(
     rule: DeclaredRule, look: _Look, asked: int, least: int, entry: str | None = None
 ) -> HopelessGate:
-    said, fix = _words(rule, asked, least, entry)
+    said, fix = _words(rule, asked, least, entry, look.against)
     said = f"{said} at level {look}; from {least:,} on it can"
     return HopelessGate(rule.name, f"gates.{rule.field}", rule.margin, asked, least, said, fix, rule.of)
 
@@ -300,8 +327,10 @@ def declared_rules(
     return rules
 
 
-def rules_since_reference(rules: Sequence[DeclaredRule], gates: GatesSpec) -> Iterator[DeclaredRule]:
-    """Yield the rules against the reference, which are asked the same as these."""
+def rules_since_reference(
+    rules: Sequence[DeclaredRule], gates: GatesSpec, release: SinceReference
+) -> Iterator[tuple[DeclaredRule, AfterReference]]:
+    """Yield the rules against a reference, which are asked the same as these, and against which."""
     loss = any(rule.field in ("loss_tail", "regression_loss_margin") and "task" in (rule.name, rule.of)
                for rule in rules)  # fmt: skip
     margin = gates.regression_loss_margin if loss else gates.regression_margin
@@ -314,18 +343,19 @@ def rules_since_reference(rules: Sequence[DeclaredRule], gates: GatesSpec) -> It
         fall = gates.after_reference(against, loss=by_loss)
         if rule.field == "loss_tail":
             field, fall = "reference_loss_tail", gates.tail_after_reference
-        if fall is not None:
-            yield DeclaredRule(
-                "reference", field, fall, rule.bound, rule.asked, rule.entries, cast(RuleName, name)
-            )
+        if fall is not None and (after := release.of(name)) is not None:
+            of = cast(RuleName, name)
+            yield DeclaredRule("reference", field, fall, rule.bound, rule.asked, rule.entries, of), after
 
 
-def _words(rule: DeclaredRule, asked: int, least: int, entry: str | None) -> tuple[str, str]:
-    """Say why a rule is hopeless, and the way out. `entry`: the task that has no more than is asked."""
+def _words(rule: DeclaredRule, asked: int, least: int, entry: str | None, against: str) -> tuple[str, str]:
+    """Say why a rule is hopeless, and the way out. `entry`: the task that has no more than is asked;
+    `against`: the reference.
+    """
     even = "even a model of which no answer changed" if rule.margin else "even one that got everything right"
     first = {
         "regression": "no version after the first passes",
-        "reference": "no further version passes against the reference",
+        "reference": f"no further version passes against {against}",
     }.get(rule.name, f"the rule {rule.name} cannot pass")
     of = f"of {asked:,} questions" if entry is None else f"of the {asked:,} questions that {entry} has"
     said = f"{first} whatever is trained: {of} {even} would stay undecided"

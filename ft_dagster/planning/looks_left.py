@@ -13,6 +13,7 @@ from ft_dagster.gate.power import (
     POWER,
     DeclaredRule,
     PairedTest,
+    SinceReference,
     declared_rules,
     least_questions,
     rules_since_reference,
@@ -22,6 +23,7 @@ from ft_dagster.spec.variant import VariantSpec
 
 RESERVE = "reserve"  # of an evaluation's figures: which set of the test split was asked
 MOST_SHOWN = 1000  # looks that are counted
+NO_REFERENCE = SinceReference()
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,18 @@ def next_look(
     there: Mapping[str, int] | None = None,
     *,
     successor: bool,
-    release: int | None = None,
+    release: SinceReference = NO_REFERENCE,
     reserve: Reserve | None = None,
 ) -> NextLook:
     """Return the look that is try `number`. `known`, `there`: see `power.hopeless_gates`; `successor`: a
-    version is in production, which it will be held against; `release`: of which number after the reference
-    it would be, None where there is none; `reserve`: see `NextLook`.
+    version is in production, which it will be held against; `release`: what it would be after the
+    references that it will be held against; `reserve`: see `NextLook`.
     """
     alpha, rules = spec.gates.alpha, declared_rules(spec.gates, spec.evaluation, spec.data.held_out)
     acting = {"general_loss": spec.data.general is not None, "regression": successor}
     own = [(rule, alpha) for rule in rules if acting.get(rule.name, True)]
-    if release is not None:
-        acts = [rule for rule, _ in own]
-        own += [(rule, level_of(alpha, release)) for rule in rules_since_reference(acts, spec.gates)]
+    since = rules_since_reference([rule for rule, _ in own], spec.gates, release)
+    own += [(rule, level_of(alpha, after.release)) for rule, after in since]
     found = [
         RuleLook(
             rule.name,

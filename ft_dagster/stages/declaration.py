@@ -16,7 +16,7 @@ from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared
 from ft_dagster.spec.data import SourceSpec
 from ft_dagster.stage_entries import DECLARATION
-from ft_dagster.store import Artifact, Attempt
+from ft_dagster.store import Attempt
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import Derived, recorded
@@ -76,12 +76,6 @@ def freeze(declared: Declared, project: Path, cache: Path, roots: Roots) -> dict
         "tasks": freeze_tasks(declared, project, roots),
         **({"upstream": origins} if origins else {}),
     }
-
-
-def content_of(declaration: Artifact) -> dict[str, Any]:
-    """Return declaration.json, as its key has it; the first keys had its parts by themselves."""
-    content: dict[str, Any] = declaration.spec.get("content", declaration.spec)
-    return content
 
 
 def _upstream(sources: Sequence[SourceSpec], project: Path) -> dict[str, dict[str, Any]]:

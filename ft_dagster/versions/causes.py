@@ -17,10 +17,10 @@ from ft_dagster.spec.narrow import shown_value
 from ft_dagster.stage_entries import (
     DECLARATION,
 )
-from ft_dagster.stages.declaration import content_of
 from ft_dagster.store import Artifact
 from ft_dagster.versions.look import STAGES, TASKS
 from ft_dagster.versions.version_artifacts import VersionArtifacts
+from ft_dagster.workspace.frozen import content_of
 from ft_dagster.workspace.keyed_inputs import (
     UNKNOWN,
     Digest,

@@ -19,10 +19,10 @@ from ft_dagster.stage_entries import (
     GENERAL_CORPUS,
 )
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
-from ft_dagster.stages.declaration import content_of
 from ft_dagster.store import Artifact, Place
 from ft_dagster.versions.version_artifacts import VersionArtifacts
 from ft_dagster.workspace.answer_engine import Engine
+from ft_dagster.workspace.frozen import content_of
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import (
     UNKNOWN,

@@ -32,14 +32,13 @@ from ft_dagster.stage_entries import (
     version_of,
 )
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND, failed_check
-from ft_dagster.stages.declaration import content_of
 from ft_dagster.stages.general_corpus import corpora_stand
-from ft_dagster.stages.judging.export_lineage import frozen_declarations
 from ft_dagster.stages.release import Released, release
 from ft_dagster.store import SHARED, Artifact, Store
 from ft_dagster.versions.causes import Causes, others
 from ft_dagster.versions.look import CorpusNow, FoundNow, Look
 from ft_dagster.versions.version_artifacts import VersionArtifacts
+from ft_dagster.workspace.frozen import content_of, frozen_declarations
 from ft_dagster.workspace.keyed_inputs import (
     Part,
     Unopened,

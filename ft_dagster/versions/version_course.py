@@ -23,9 +23,9 @@ from ft_dagster.report.pages.html import HtmlTable, Section
 from ft_dagster.report.sentences.result import metric_words
 from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT
-from ft_dagster.stages.judging.references import reference_in, released_of
 from ft_dagster.store import Artifact, Store
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, told
+from ft_dagster.workspace.references import reference_in, released_of
 
 COURSE = ("task", "version", "released (UTC)", "score", "interval", "base → tuned", "questions")
 LEAST = 2  # versions that make a course

@@ -8,13 +8,14 @@ from dataclasses import replace
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import history
-from ft_dagster.lineage.served import served_in, versions_in
+from ft_dagster.lineage.served import served_in
 from ft_dagster.lineage.tries import count, reserve_of, was_dealt_otherwise
 from ft_dagster.planning.looks_left import NextLook, next_look
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import TASK_DATASET
 from ft_dagster.workspace.left_out import left_out_by, overlap_found
-from ft_dagster.workspace.policy import counted_questions, release_since
+from ft_dagster.workspace.policy import counted_questions
+from ft_dagster.workspace.references import after_references, beneath_now
 from ft_dagster.workspace.workspace import Workspace
 
 
@@ -33,7 +34,11 @@ def look_ahead(workspace: Workspace, spec: VariantSpec, test_rows: int | None = 
     store, prefix = workspace.store, workspace.prefix
     reserve = None if sets == 1 else reserve_of(store, prefix, None, sets)
     past, number = history(store, prefix), count(store, prefix).next
-    successor, release = served_in(past) is not None, release_since(spec.gates, versions_in(past))
+    beneath = None
+    with suppress(UserError):  # its parent was never released, or is gone, which a run says
+        beneath = beneath_now(workspace, spec)
+    release = after_references(workspace, spec.gates, beneath)
+    successor = served_in(past) is not None
     look = next_look(spec, number, known, there, successor=successor, release=release, reserve=reserve)
     late = reserve is not None and was_dealt_otherwise(store, prefix, sets)
     return replace(look, dealt_late=late)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.refusal_prompts import FIELD, prompts_file, read_prompts
 from ft_dagster.evaluation.tasks.tasks import is_file_entry, names_of
-from ft_dagster.gate.power import SUCCESSORS, HopelessGate, hopeless_gates
+from ft_dagster.gate.power import FIRST, SUCCESSORS, HopelessGate, SinceReference, hopeless_gates
 from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.served import served_in, versions_in
@@ -33,9 +33,9 @@ from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.declarations import DEFAULTS
 from ft_dagster.spec.policy import POLICY_FILE, Breach, Checks, Policies, Policy, breaches
 from ft_dagster.spec.validation import nearest
-from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION_TEXTS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
+from ft_dagster.workspace.references import after_references, beneath
 from ft_dagster.workspace.workspace import Workspace
 
 FileOf = Callable[[str], Path]
@@ -142,30 +142,21 @@ def refuse_successor(workspace: Workspace, left_out: LeftOut) -> None:
             value=named,
             fix="Leave it out: the first is the reference then",
         )
-    acts = {"regression": served is not None, "reference": bool(versions)}
     tries = 1 if workspace.trial is not None else count(workspace.store, workspace.prefix).next
-    release = release_since(gates, versions) or 1
-    _raise(_too_few(workspace, left_out, lambda rule: acts.get(rule.rule, True), (tries, release)))
-
-
-def release_since(gates: GatesSpec, versions: Collection[int]) -> int | None:
-    """Return of which number after its reference the next version would be released; None where nothing is
-    held against one.
-    """
-    if not gates.has_reference or not versions:
-        return None
-    since = gates.reference if isinstance(gates.reference, int) else min(versions)
-    return 1 + sum(version > since for version in versions)
+    below = beneath(workspace.store, workspace.upstream(BASE_MODEL.name))
+    look = (tries, after_references(workspace, gates, below))
+    acts = {"regression": served is not None}
+    _raise(_too_few(workspace, left_out, lambda rule: acts.get(rule.rule, True), look))
 
 
 def _too_few(
     workspace: Workspace,
     left_out: LeftOut,
     wanted: Callable[[HopelessGate], bool],
-    look: tuple[int, int] = (1, 1),
+    look: tuple[int, SinceReference] = (1, FIRST),
 ) -> list[UserError]:
     """Return those of the wanted rules that the questions there are cannot decide at this `look`: its try,
-    and which release after the reference it would be.
+    and what would be released after the references.
     """
     spec, (known, there) = workspace.spec, counted_questions(workspace, workspace.spec, left_out)
     rules = hopeless_gates(

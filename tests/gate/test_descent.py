@@ -10,7 +10,7 @@ import benchmarks.gates_descent as simulated
 from ft_dagster.gate.gates import Since, descent, regression
 from ft_dagster.gate.judged_by import gates_digest
 from ft_dagster.gate.level import ALPHA, level_after_reference
-from ft_dagster.gate.power import hopeless_gates, least_questions
+from ft_dagster.gate.power import AfterReference, SinceReference, hopeless_gates, least_questions
 from ft_dagster.gate.samples import Role, Sample
 from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
@@ -121,9 +121,16 @@ def test_the_defaults_ask_no_more_rows_than_the_rules_before_for_a_year_of_weekl
     """Of 183 rows and 200 texts of a loss, and of 100 scored rows; with the least of 72 for six releases."""
     free, scored = EvaluationSpec(), EvaluationSpec(kind="label")
     rows = {"task": 188, "general_loss": 200}
-    assert hopeless_gates(GATES, free, rows, release=52) == ()
-    assert hopeless_gates(GATES, scored, {"task": 72, "general_loss": 200}, release=6) == ()
-    (few,) = hopeless_gates(GATES, scored, {"task": 72, "general_loss": 200}, release=7)
+    assert hopeless_gates(GATES, free, rows, release=SinceReference(AfterReference(52))) == ()
+    assert (
+        hopeless_gates(
+            GATES, scored, {"task": 72, "general_loss": 200}, release=SinceReference(AfterReference(6))
+        )
+        == ()
+    )
+    (few,) = hopeless_gates(
+        GATES, scored, {"task": 72, "general_loss": 200}, release=SinceReference(AfterReference(7))
+    )
     assert (few.rule, few.field, few.of) == ("reference", "gates.reference_margin", "task")
     assert few.least == least_questions(0.1, alpha=level_after_reference(ALPHA, 7))
     assert few.sentence.startswith("no further version passes against the reference whatever is trained")

@@ -9,7 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from ft_dagster.gate.level import level_of
-from ft_dagster.gate.power import PairedTest, hopeless_gates, least_questions
+from ft_dagster.gate.power import (
+    AfterReference,
+    PairedTest,
+    SinceReference,
+    hopeless_gates,
+    least_questions,
+)
 from ft_dagster.lineage.tries import Reserve
 from ft_dagster.planning.looks_left import NextLook, look_lines, next_look
 from ft_dagster.spec import VariantSpec
@@ -70,12 +76,44 @@ def test_a_rule_against_production_counts_from_the_second_version_on() -> None:
     assert look(strict, 1, 60, successor=True).left == 0
 
 
+def after(release: int | None) -> SinceReference:
+    return SinceReference(None if release is None else AfterReference(release))
+
+
+def test_the_reference_of_another_variant_is_of_general_questions_alone_at_the_level_that_has_least() -> None:
+    declared = spec(
+        evaluation={"general": ["sea_quiz"], "limit": 400},
+        gates={"reference_margin": 0.1, "reference_loss_margin": 0.2},
+    )
+    known, beneath = {"task": 400, "general_loss": 200}, AfterReference(4, "the reference of acme.base")
+
+    def of(since: SinceReference) -> dict[str | None, int]:
+        rules = next_look(declared, 1, known, successor=False, release=since).rules
+        found = [rule for rule in rules if rule.field == "gates.reference_margin"]
+        return {rule.of: rule.least for rule in found}
+
+    def least(release: int) -> int:
+        return least_questions(0.1, alpha=level_of(level_of(0.05, release)))
+
+    assert of(SinceReference(descent=beneath)) == {"general_benchmark": least(4)}
+    both = of(SinceReference(AfterReference(2), beneath))
+    assert both["general_benchmark"] == least(4)
+    assert both.get("task", least(2)) == least(2)
+    few = declared.evaluation.model_copy(update={"limit": least(4) - 1})
+    since = SinceReference(descent=beneath)
+    refused = [one for one in hopeless_gates(declared.gates, few, known, release=since) if one.of]
+    assert [(one.rule, one.of) for one in refused if one.rule == "reference"] == [
+        ("reference", "general_benchmark")
+    ]
+    assert "against the reference of acme.base whatever" in refused[-1].sentence
+
+
 def test_a_rule_against_the_reference_has_a_smaller_level_from_release_to_release() -> None:
     declared = spec(gates={"task_margin": 0.2, "regression_margin": 0.2, "reference_margin": 0.1})
     known = {"task": 100}
 
     def found(release: int | None, number: int = 1) -> NextLook:
-        return next_look(declared, number, known, successor=True, release=release)
+        return next_look(declared, number, known, successor=True, release=after(release))
 
     assert [rule.rule for rule in found(None).rules] == ["task", "regression"]
     for release, number in ((1, 1), (6, 1), (6, 3)):
@@ -86,7 +124,8 @@ def test_a_rule_against_the_reference_has_a_smaller_level_from_release_to_releas
         assert rule.needed == PairedTest(alpha=level).questions_needed(0.1)
         for there in (rule.least - 1, rule.least):
             few = {"task": there}
-            refused = hopeless_gates(declared.gates, declared.evaluation, few, tries=number, release=release)
+            gates, since = declared.gates, after(release)
+            refused = hopeless_gates(gates, declared.evaluation, few, tries=number, release=since)
             assert ("reference" in {one.rule for one in refused}) is (there < rule.least)
     assert (found(1).left, found(30).left, found(99).left) == (30, 1, 0)
     said = " ".join(look_lines(found(99), declared))
@@ -99,8 +138,8 @@ def test_refusals_are_not_compared_with_the_reference_and_keep_nobody_from_train
     """120 prompts of each kind cannot show a fall of 1 point: nothing of them is held against a version."""
     narrow = spec(gates={"refusals": {"margin": 0.2, "over_margin": 0.2}, "reference_margin": 0.01})
     known = {"task": 5000, "refusals": 120}
-    assert hopeless_gates(narrow.gates, narrow.evaluation, known, release=2) == ()
-    found = next_look(narrow, 1, known, successor=True, release=2)
+    assert hopeless_gates(narrow.gates, narrow.evaluation, known, release=after(2)) == ()
+    found = next_look(narrow, 1, known, successor=True, release=after(2))
     assert {rule.of for rule in found.rules if rule.rule == "reference"} == {"task"}
 
 

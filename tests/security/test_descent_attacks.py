@@ -21,14 +21,17 @@ from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.planning.looks_left import look_lines
 from ft_dagster.settings import Retention
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.chain import CHAIN
+from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import Released, release
 from ft_dagster.stages.release_evaluation import judge_release
 from ft_dagster.store import Place, Store
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY
+from ft_dagster.versions.check import check_variant
+from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, edit, write_yaml
 from tests.security.attacked import FILE, declare, make, project, train_again, trained
@@ -228,13 +231,18 @@ def test_another_margin_or_reference_asks_no_model_again(project: Path) -> None:
 CHILD = VariantKey("acme", "copied")
 
 
-def child(project: Path, pretend: Pretend) -> Workspace:
-    """Copy the variant under a new name onto its own release in production, and train it there."""
+def declared_child(project: Path, pretend: Pretend, **gates: Any) -> Workspace:
+    """Copy the variant under a new name onto its own release in production."""
     copied = project / "tenants" / "acme" / "copied.yaml"
     shutil.copyfile(project / FILE, copied)
     start = {"variant": "acme.places", "parent_adapter": "stack"}
-    edit(copied, lambda content: content.update(base_model=start))
-    workspace = desk(project, pretend, CHILD)
+    edit(copied, lambda content: content.update(base_model=start, gates={**content["gates"], **gates}))
+    return desk(project, pretend, CHILD)
+
+
+def child(project: Path, pretend: Pretend) -> Workspace:
+    """Declare the copy, and train it."""
+    workspace = declared_child(project, pretend)
     for stage in CHAIN:
         workspace.make(stage)
     return workspace
@@ -273,6 +281,28 @@ def test_an_ancestor_that_was_asked_other_questions_is_asked_the_general_ones_of
     assert found.judgement is not None
     assert "sea_quiz" in since(found.judgement.verdict)
     assert release(workspace).entry.version == 1
+
+
+def test_a_child_that_decides_nothing_against_its_parents_reference_is_told_so_before_it_is_trained(
+    project: Path,
+) -> None:
+    """Its own log is empty; of 200 questions a fall of 3 points can be ruled out at a first release, and not
+    at the third after the reference.
+    """
+    eroded(project)
+    pretend = Pretend("a copy", {"base": 0.0, "first": 1.0, **ERODING, "a copy": 1.0})
+    workspace = declared_child(project, pretend, reference_margin=0.03)
+    said = "200 questions cannot decide gates.reference_margin, which takes 203"
+    assert said in " ".join(check_variant(workspace.settings, CHILD)["looks"])
+    outcome = run_chain(workspace, CHAIN)
+    assert "gates.reference_margin" in str(outcome.error)
+    assert "no further version passes against the reference of acme.places whatever is" in str(outcome.error)
+    assert "training" not in pretend.ran
+    assert said in " ".join(look_lines(look_ahead(workspace, workspace.spec), workspace.spec))
+    workspace = declared_child(project, pretend, reference_margin=0.031)
+    assert "no look is left" not in " ".join(check_variant(workspace.settings, CHILD)["looks"])
+    outcome = run_chain(workspace, CHAIN)
+    assert outcome.error is None, outcome.error
 
 
 def test_the_command_line_shows_the_whole_descent(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,23 +7,19 @@ declaration: retention lets it go before its version, and what is left of it say
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, parts_of_version, released_evaluation
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import (
-    DECLARATION,
     GENERAL_CORPUS,
     RELEASE_EVALUATION,
     TASK_DATASET,
     made_before,
 )
-from ft_dagster.stages.declaration import content_of
-from ft_dagster.store import Artifact, Store, read_head
-from ft_dagster.store.committed import committed_in
+from ft_dagster.store import Artifact, Store
+from ft_dagster.workspace.frozen import frozen_declarations
 
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
 _MADE = (each.name for each in made_before(RELEASE_EVALUATION) if not each.on_demand)
@@ -88,21 +84,6 @@ def _files(store: Store, prefix: str, dataset: Artifact) -> list[SourceFile]:
     """Return the files of the declaration that the data set was read by."""
     declared = source_files(frozen_declarations(store, prefix), dataset.inputs["sources"])
     return [_file(source, one) for source, files in next(declared, ()) for one in files]
-
-
-def frozen_declarations(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
-    """Yield declaration.json of every declaration of the variant that was frozen, also of those that
-    retention removed; the newest first, where its head can be read.
-    """
-    newest = None
-    with suppress(UserError):
-        newest = read_head(store, prefix, DECLARATION.name)
-    if newest is not None:
-        yield content_of(newest)
-    for one in committed_in(store, prefix, DECLARATION.name):
-        if isinstance(one, UserError):
-            raise one
-        yield content_of(one)
 
 
 def _file(source: Mapping[str, Any], one: Mapping[str, Any]) -> SourceFile:

@@ -33,10 +33,11 @@ from ft_dagster.spec.policy import POLICY_FILE, Checks, Policies, breaches_of_ve
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN
 from ft_dagster.stages.ancestry import RULE, unsearched_version
-from ft_dagster.stages.judging.export_lineage import PARTS, artifacts_of, frozen_declarations
+from ft_dagster.stages.judging.export_lineage import PARTS, artifacts_of
 from ft_dagster.store import Artifact, Store
 from ft_dagster.strict_json import loads
 from ft_dagster.training.contract import PLAN_FILE
+from ft_dagster.workspace.frozen import frozen_declarations
 from ft_dagster.workspace.policy import own_files, task_names
 
 JUDGED_BY = (TASK_DATASET.name, TRAINING_MIXTURE.name, EVALUATION.name)  # whose keys say what a policy asks

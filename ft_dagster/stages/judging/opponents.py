@@ -30,12 +30,12 @@ from ft_dagster.stage_entries import BASE_EVALUATION, FINE_TUNED_MODEL, PRODUCTI
 from ft_dagster.stages import candidate_evaluation, production_evaluation
 from ft_dagster.stages.evaluation import own_of, tries_of
 from ft_dagster.stages.judging.declared_now import DeclaredWorkspace
-from ft_dagster.stages.judging.references import ROLE, Reference, references
 from ft_dagster.stages.judging.verdicts import BY_BASE, HOW, PARTS, asked_alike, asked_by_its_rules
 from ft_dagster.store import Artifact, find_artifact
 from ft_dagster.store.removal import keep
 from ft_dagster.workspace.past import ProductionGone, Released
 from ft_dagster.workspace.questions import own_checks
+from ft_dagster.workspace.references import ROLE, Reference, references
 from ft_dagster.workspace.stage_version import is_of_now
 from ft_dagster.workspace.workspace import Workspace
 

@@ -12,15 +12,17 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.gate.power import AfterReference, SinceReference
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.served import versions_in
-from ft_dagster.models.derived import bases_beneath, started_from
+from ft_dagster.models.derived import bases_beneath, parent_prefix, released_parent, started_from
 from ft_dagster.provenance.manifest import variant_of
+from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
-from ft_dagster.stages.judging.export_lineage import frozen_declarations
 from ft_dagster.store import Artifact, Store
+from ft_dagster.workspace.frozen import frozen_declarations
 from ft_dagster.workspace.past import Released
 from ft_dagster.workspace.workspace import Workspace
 
@@ -43,6 +45,11 @@ class Reference(NamedTuple):
         return f"{of}version {self.released.entry.version}"
 
     @property
+    def in_words(self) -> str:
+        """Return whose reference it is."""
+        return ROLE if self.whole else f"{ROLE} of {variant_of(self.released.prefix)}"
+
+    @property
     def named(self) -> str:
         """Return what rules call it."""
         return f"{self.short}, {ROLE} (release {self.release} after it)"
@@ -58,9 +65,53 @@ def references(workspace: Workspace, tuned: Artifact) -> tuple[Reference, ...]:
         return ()
     past = earlier_than(history(workspace.store, workspace.prefix), tuned)
     own = _reference_in(past, gates, workspace)
-    beneath = _of_descent(workspace, len(past))
+    below = beneath(workspace.store, workspace.upstream(BASE_MODEL.name))
+    others = _of_descent(workspace, below, len(past))
     found = () if own is None else (_after(workspace.prefix, own, past),)
-    return tuple(one for one in (*found, *beneath) if one.released.entry.weights != tuned.digest)
+    return tuple(one for one in (*found, *others) if one.released.entry.weights != tuned.digest)
+
+
+class Beneath(NamedTuple):
+    """Names what a variant starts from: the weights of its parent's release, and the `variants` beneath (by
+    their part of the store), the nearest first.
+    """
+
+    weights: str
+    variants: tuple[str, ...]
+
+
+def beneath(store: Store, base: Artifact) -> Beneath | None:
+    """Return what a base starts from; None of one that starts from no release. Raises UserError for a base
+    that is gone.
+    """
+    variants = tuple(dict.fromkeys(parents_beneath(store, base)))
+    return Beneath(base.inputs[FINE_TUNED_MODEL.name], variants) if variants else None
+
+
+def beneath_now(workspace: Workspace, spec: VariantSpec) -> Beneath | None:
+    """Return what the next run would start from: what the declared parent has in production; None where none
+    is declared. Raises UserError where nothing is, or a release is gone.
+    """
+    if spec.base_model.variant is None:
+        return None
+    parent = released_parent(workspace.store, workspace.key, spec.base_model, file=workspace.declared_in)
+    nearest = parent_prefix(workspace.key, parent.key)
+    others = parents_beneath(workspace.store, parent.base)
+    return Beneath(parent.inputs[FINE_TUNED_MODEL.name], tuple(dict.fromkeys((nearest, *others))))
+
+
+def after_references(workspace: Workspace, gates: GatesSpec, below: Beneath | None) -> SinceReference:
+    """Return what the next version of the variant would be after the references that it will be held
+    against; `below`: what it starts from.
+    """
+    if not gates.has_reference:
+        return SinceReference()
+    versions = released_of(workspace.store, workspace.prefix)
+    own = reference_in(versions, gates)
+    found = [] if own is None else [_after(workspace.prefix, own, versions)]
+    found += _of_descent(workspace, below, len(versions))
+    sides = {one.whole: AfterReference(one.release, one.in_words) for one in found}
+    return SinceReference(sides.get(True), sides.get(False))
 
 
 def earlier_than(log: Sequence[ReleaseEntry], tuned: Artifact) -> list[ReleaseEntry]:
@@ -101,15 +152,13 @@ def _since(entry: ReleaseEntry, versions: Sequence[ReleaseEntry]) -> int:
     return sum(one.version > entry.version for one in versions)
 
 
-def _of_descent(workspace: Workspace, own: int) -> Iterator[Reference]:
+def _of_descent(workspace: Workspace, below: Beneath | None, own: int) -> Iterator[Reference]:
     """Yield the reference of the variant at the root of the descent, unless that is this one, or its
     reference is the base itself. `own`: versions of this variant before.
     """
-    base, store = workspace.upstream(BASE_MODEL.name), workspace.store
-    parents = list(dict.fromkeys(parents_beneath(store, base)))
-    if not parents or parents[-1] == workspace.prefix:
+    if below is None or below.variants[-1] == workspace.prefix:
         return
-    root, nearer = parents[-1], [prefix for prefix in parents[:-1] if prefix != workspace.prefix]
+    store, root = workspace.store, below.variants[-1]
     versions = released_of(store, root)
     entry = reference_in(versions, _gates_of(workspace, root))
     if entry is None:
@@ -118,7 +167,8 @@ def _of_descent(workspace: Workspace, own: int) -> Iterator[Reference]:
             file=store.uri(root),
             fix="Restore the folder of its releases from a backup",
         )
-    if base.inputs[FINE_TUNED_MODEL.name] != entry.weights:
+    if below.weights != entry.weights:
+        nearer = [prefix for prefix in below.variants[:-1] if prefix != workspace.prefix]
         others = sum(len(released_of(store, prefix)) for prefix in nearer)
         after = _since(entry, versions) + others + own + 1
         yield Reference(Released(root, entry, ROLE), after, whole=False)
