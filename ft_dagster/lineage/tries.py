@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from math import gcd
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -33,39 +34,22 @@ LINEAGE = "lineage"  # beside folders of weights, which are named by sha256
 RESTORE = "Restore the folder from a backup"
 
 
-class Reserve(NamedTuple):
-    """Names a set of a test split that is dealt into `sets`. `turn`: how many sets were in use before, over
-    all releases; from `sets` on they are used again.
-    """
+class Dealt(NamedTuple):
+    """Names a set of the test split that was dealt into `sets`, by its number from 1; by default all rows."""
 
-    sets: int
-    turn: int
+    sets: int = 1
+    part: int = 1
 
-    @property
-    def part(self) -> int:
-        """Return the number of the set, from 1."""
-        return self.turn % self.sets + 1
-
-    @property
-    def left(self) -> int:
-        """Return how many sets come after this one that were never in use."""
-        return max(0, self.sets - 1 - self.turn)
-
-    @property
-    def used_up(self) -> bool:
-        """Say whether all sets were in use before."""
-        return self.turn >= self.sets
-
-    @property
-    def words(self) -> dict[str, int]:
-        """Return it as documents name it."""
-        return {"sets": self.sets, "set": self.part, "left": self.left}
+    def meets(self, other: Dealt) -> bool:
+        """Say whether a row can be in both: `splits.set_of` deals by a number of the row's, modulo `sets`."""
+        return (self.part - other.part) % gcd(self.sets, other.sets) == 0
 
 
 class Try(NamedTuple):
     """Names what was put to which questions, as which try. `after`: so many releases of new weights; None of
-    a record by weights alone. `at`: ISO 8601. `older`: of so many tries by weights alone it is one that a
-    count begins with, so that none is forgotten where a run was killed between them.
+    a record by weights alone. `at`: ISO 8601. `reserve`: the set of the test split that was asked, None where
+    that was not dealt. `older`: of so many tries by weights alone it is one that a count begins with, so that
+    none is forgotten where a run was killed between them.
     """
 
     weights: str
@@ -73,7 +57,7 @@ class Try(NamedTuple):
     ordinal: int
     at: str
     after: int | None
-    reserve: Reserve | None = None
+    reserve: Dealt | None = None
     older: int = 0
 
 
@@ -122,39 +106,19 @@ def count(store: Store, prefix: str) -> Count:
     return Count(after, since, (*recorded, *older), len(recorded))
 
 
-def reserve_of(store: Store, prefix: str, weights: str | None, sets: int) -> Reserve:
-    """Return the set of the test split that these weights (None: new ones) are judged by, or would be. All of
-    a count have one, which is the one after that of the count before. Raises UserError for a record that
-    cannot be read.
+def every_try(store: Store, prefix: str) -> list[Try]:
+    """Return all tries of a variant, in order: those of an older store, which counted by weights, then count
+    after count. Raises UserError for a record that cannot be read.
     """
-    known = None if weights is None else _newest_reserve(tries(store, prefix, weights), sets)
-    now = count(store, prefix)
-    found = known or _newest_reserve(now.tries, sets)
-    if found is not None:
-        return found
-    for name in sorted(store.names(_lineage(prefix)), reverse=True):
-        if int(name) < now.after:
-            before = _newest_reserve([*_counted(store, prefix, int(name))], sets)
-            if before is not None:
-                return Reserve(sets, before.turn + 1)
-    return Reserve(sets, 0)
-
-
-def was_dealt_otherwise(store: Store, prefix: str, sets: int) -> bool:
-    """Say whether the variant's questions were asked before they were dealt into so many sets: by its first
-    try, or by one since the last release.
-    """
-    names, now = sorted(store.names(_lineage(prefix))), count(store, prefix).tries
-    first = [*_counted(store, prefix, int(names[0]))][:1] if names else []
-    return any(each.reserve is None or each.reserve.sets != sets for each in (*first, *now))
+    counts = sorted(int(name) for name in store.names(_lineage(prefix)))
+    return [*_by_weights(store, prefix, ""), *(one for n in counts for one in _counted(store, prefix, n))]
 
 
 def record_try(  # noqa: PLR0917
-    store: Store, prefix: str, weights: str, questions: str, ordinal: int, sets: int | None = None
+    store: Store, prefix: str, weights: str, questions: str, ordinal: int, reserve: Dealt | None = None
 ) -> None:
-    """Record that the weights are put to these questions, before they are. `sets`: into how many the test
-    split is dealt. Raises UserError where the ordinal is another try's, and where an evaluation stands whose
-    own record is gone.
+    """Record that the weights are put to these questions, before they are. `reserve`: see `Try`. Raises
+    UserError where the ordinal is another try's, and where an evaluation stands whose own record is gone.
     """
     now = count(store, prefix)
     _refuse_gone(store, prefix, weights, now)
@@ -163,7 +127,6 @@ def record_try(  # noqa: PLR0917
     if _place(now, weights, questions) != ordinal:
         raise _meanwhile(store, _count_of(prefix, now.after), ordinal)
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    reserve = None if sets is None else reserve_of(store, prefix, weights, sets)
     this = [Try(weights, questions, ordinal, at, now.after, reserve)] if ordinal == now.next else []
     for each in (*now.tries[now.recorded :], *this):
         _create(store, prefix, each)
@@ -242,19 +205,16 @@ def ordinals_of(made: Iterable[Artifact]) -> dict[str, set[int]]:
     return found
 
 
-def _newest_reserve(found: Sequence[Try], sets: int) -> Reserve | None:
-    """Return the newest set of tries by which the test split was dealt into so many."""
-    known = [each.reserve for each in found if each.reserve is not None and each.reserve.sets == sets]
-    return known[-1] if known else None
-
-
-def _dealt(reserve: Reserve | None) -> dict[str, object]:
+def _dealt(reserve: Dealt | None) -> dict[str, object]:
     return {} if reserve is None else {"reserve": reserve._asdict()}
 
 
-def _reserve_in(record: Mapping[str, Any]) -> Reserve | None:
+def _reserve_in(record: Mapping[str, Any]) -> Dealt | None:
     dealt = record.get("reserve")
-    return None if dealt is None else Reserve(int(dealt["sets"]), int(dealt["turn"]))
+    if dealt is None:
+        return None
+    sets = int(dealt["sets"])
+    return Dealt(sets, int(dealt["part"] if "part" in dealt else dealt["turn"] % sets + 1))
 
 
 def _place(now: Count, weights: str, questions: str) -> int:

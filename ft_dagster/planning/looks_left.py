@@ -18,10 +18,11 @@ from ft_dagster.gate.power import (
     least_questions,
     rules_since_reference,
 )
-from ft_dagster.lineage.tries import Reserve
+from ft_dagster.lineage.reserves import Reserve
 from ft_dagster.spec.variant import VariantSpec
 
 RESERVE = "reserve"  # of an evaluation's figures: which set of the test split was asked
+ASKED_BEFORE = "rows of which were asked before: fresh are those alone that were added since"
 MOST_SHOWN = 1000  # looks that are counted
 NO_REFERENCE = SinceReference()
 
@@ -53,15 +54,13 @@ class RuleLook:
 class NextLook:
     """Describes the next evaluation of a variant. `number`: which try it is since the last release; `level`:
     of each rule; `left`: see `RuleLook`, of the rule with the fewest, None where no number is known;
-    `reserve`: the set of the test split that it is put to, where that is dealt into sets; `dealt_late`: rows
-    were asked before they were dealt so.
+    `reserve`: the set of the test split that it is put to, where that is dealt into sets.
     """
 
     number: int
     level: float
     rules: tuple[RuleLook, ...]
     reserve: Reserve | None = None
-    dealt_late: bool = False
 
     @property
     def left(self) -> int | None:
@@ -76,8 +75,7 @@ class NextLook:
             "rules": rules,
         }
         if self.reserve is not None:
-            fresh = {"used_up": self.reserve.used_up, "dealt_late": self.dealt_late}
-            found |= {RESERVE: {**self.reserve.words, **fresh}}
+            found |= {RESERVE: self.reserve.words}
         return found
 
 
@@ -165,30 +163,28 @@ def look_lines(look: NextLook, spec: VariantSpec) -> tuple[str, ...]:
         unlike = f"{DISCORDANT:.0%} of the answers differing"
         needs += f" (for a model that lost nothing to pass in {POWER:.0%} of cases, {unlike})"
     dealt = [] if look.reserve is None else [reserve_sentence(look.reserve)]
-    if look.reserve is not None and look.dealt_late:
-        before = f"rows were asked before they were dealt into {look.reserve.sets} sets"
-        dealt.append(f"{before}: fresh are those alone that were added since")
     return (f"{first}; {left}", *dealt, *([needs] if needed else []), *_rows_to_add(look, spec))
 
 
 def asked_of_reserve(figures: Mapping[str, Any]) -> str:
-    """Say which set of the test split an evaluation asked, by its figures; nothing where that is whole."""
+    """Say which set of the test split an evaluation asked, by its figures, and whether it was fresh; nothing
+    where that is whole.
+    """
     dealt = figures.get(RESERVE)
     if not dealt:
         return ""
+    before = "" if dealt.get("fresh", True) else f", {ASKED_BEFORE}"
     left = f"{dealt['left']} {'is' if dealt['left'] == 1 else 'are'} unused"
-    return f"set {dealt['set']} of {dealt['sets']} of the test split was asked; {left}"
+    return f"set {dealt['set']} of {dealt['sets']} of the test split was asked{before}; {left}"
 
 
 def reserve_sentence(reserve: Reserve) -> str:
-    """Say which set of the test split is asked, how many are left, and what to do when all were in use."""
+    """Say which set of the test split is asked, whether it is fresh, and how many are left."""
     which = f"set {reserve.part} of {reserve.sets} of the test split is asked"
-    if reserve.used_up:
-        return (
-            f"{which} again: all sets were in use, so that earlier releases were judged by these questions. "
-            "Rows that were never asked are fresh again: put new rows in place of the old ones"
-        )
     others = f"{reserve.left} more {'is' if reserve.left == 1 else 'are'} unused"
+    if not reserve.fresh:
+        rest = others if reserve.left else "no other is unused: put new rows in place of the old ones"
+        return f"{which}, {ASKED_BEFORE}; {rest} (evaluation.reserve)"
     return f"{which}; {others if reserve.left else 'it is the last that is unused'} (evaluation.reserve)"
 
 

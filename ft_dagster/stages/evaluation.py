@@ -440,6 +440,7 @@ def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
     if dealt := artifact.figures.get(RESERVE):
         said += f"; {asked_of_reserve(artifact.figures)}"
         figures |= {"reserve_set": dealt["set"], "reserve_left": dealt["left"]}
+        figures |= {"reserve_fresh": dealt.get("fresh", True)}
     acted = f"largest logit difference {difference:.3g}"
     return [
         Check("gate", verdict.passed, said, figures),

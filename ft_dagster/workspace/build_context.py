@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from ft_dagster.lineage.graph import StoredGraph, input_of
-from ft_dagster.lineage.tries import Reserve, record_try, reserve_of
+from ft_dagster.lineage.reserves import Reserve, reserve_of
+from ft_dagster.lineage.tries import record_try
 from ft_dagster.models.derived import (
     added_token_ids,
     added_tokens,
@@ -151,8 +152,10 @@ class BuildContext:
         the test split that is asked, where that is dealt into `sets`.
         """
         store, prefix = self._workspace.store, self._workspace.prefix
-        record_try(store, prefix, weights.digest, questions, ordinal, sets)
-        return None if sets is None else reserve_of(store, prefix, weights.digest, sets)
+        reserve = None if sets is None else reserve_of(store, prefix, weights.digest, sets)
+        dealt = None if reserve is None else reserve.dealt
+        record_try(store, prefix, weights.digest, questions, ordinal, dealt)
+        return reserve
 
     def run(
         self,

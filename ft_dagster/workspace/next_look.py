@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import history
+from ft_dagster.lineage.reserves import reserve_of
 from ft_dagster.lineage.served import served_in
-from ft_dagster.lineage.tries import count, reserve_of, was_dealt_otherwise
+from ft_dagster.lineage.tries import count
 from ft_dagster.planning.looks_left import NextLook, next_look
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import TASK_DATASET
@@ -39,9 +39,7 @@ def look_ahead(workspace: Workspace, spec: VariantSpec, test_rows: int | None = 
         beneath = beneath_now(workspace, spec)
     release = after_references(workspace, spec.gates, beneath)
     successor = served_in(past) is not None
-    look = next_look(spec, number, known, there, successor=successor, release=release, reserve=reserve)
-    late = reserve is not None and was_dealt_otherwise(store, prefix, sets)
-    return replace(look, dealt_late=late)
+    return next_look(spec, number, known, there, successor=successor, release=release, reserve=reserve)
 
 
 def newest_test_rows(workspace: Workspace) -> int | None:

@@ -22,7 +22,8 @@ from ft_dagster.gate.memorization.platform_canaries import NAME as PLATFORM
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export
 from ft_dagster.lineage.release import production
-from ft_dagster.lineage.tries import reserve_of, try_of
+from ft_dagster.lineage.reserves import reserve_of
+from ft_dagster.lineage.tries import try_of
 from ft_dagster.models.derived import ParentRelease, released_parent
 from ft_dagster.planning.cost.learned import Finished, finished_training
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere

@@ -25,6 +25,11 @@ VERDICT = Verdict.from_json({"passed": True, "rules": [stored_rule()]})
 BROKEN = Verdict.from_json({"passed": False, "rules": [stored_rule(passed=False, sentence="it fell")]})
 
 
+def weights(name: str) -> str:
+    """The digest of the weights with this name."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 def artifact(store: Store, stage: str, content: str, inputs: dict[str, str]) -> Artifact:
     """A committed artifact with one payload file."""
 

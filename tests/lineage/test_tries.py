@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -21,15 +20,10 @@ from ft_dagster.lineage.tries import (
     refuse_uncounted,
     tries,
     try_of,
-    was_dealt_otherwise,
 )
 from ft_dagster.store import Attempt, Store
 from ft_dagster.store.make import Recipe, make_artifact
-from tests.lineage.releases import PREFIX, judged, put, released, why
-
-
-def weights(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
+from tests.lineage.releases import PREFIX, judged, put, released, weights, why
 
 
 def asked(store: Store, name: str, questions: str = "questions", prefix: str = PREFIX) -> int:
@@ -147,21 +141,6 @@ def test_killed_while_it_counts_the_records_of_an_older_store_it_forgets_none(st
         assert count(store, PREFIX).next == 4
         assert asked(store, "new", "a") == 4
     assert [asked(store, name, "a") for name in ("one", "two", "three", "newer")] == [1, 1, 1, 5]
-
-
-def test_a_reserve_that_is_declared_after_an_evaluation_or_changed_is_known_to_be_late(store: Store) -> None:
-    def dealt(name: str, sets: int | None) -> None:
-        ordinal = try_of(store, PREFIX, weights(name), f"in {sets}")
-        record_try(store, PREFIX, weights(name), f"in {sets}", ordinal, sets)
-
-    assert not was_dealt_otherwise(store, PREFIX, 4)
-    dealt("one", 4)
-    assert not was_dealt_otherwise(store, PREFIX, 4)
-    assert was_dealt_otherwise(store, PREFIX, 2)
-    dealt("two", None)
-    assert was_dealt_otherwise(store, PREFIX, 4)
-    put(store, judged(store, "one"))
-    assert was_dealt_otherwise(store, PREFIX, 2)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from ft_dagster.gate.power import (
     hopeless_gates,
     least_questions,
 )
-from ft_dagster.lineage.tries import Reserve
+from ft_dagster.lineage.reserves import Reserve
 from ft_dagster.planning.looks_left import NextLook, look_lines, next_look
 from ft_dagster.spec import VariantSpec
 
@@ -83,7 +82,7 @@ def after(release: int | None) -> SinceReference:
 def test_the_reference_of_another_variant_is_of_general_questions_alone_at_the_level_that_has_least() -> None:
     declared = spec(
         evaluation={"general": ["sea_quiz"], "limit": 400},
-        gates={"reference_margin": 0.1, "reference_loss_margin": 0.2},
+        gates={"reference_margin": 0.1, "reference_loss_margin": 0.2, "general_margin": 0.2},
     )
     known, beneath = {"task": 400, "general_loss": 200}, AfterReference(4, "the reference of acme.base")
 
@@ -158,20 +157,23 @@ def test_of_a_limit_that_is_too_small_it_says_so_and_asks_for_no_rows() -> None:
     assert not any("more rows" in line for line in lines)
 
 
-def test_of_a_reserve_it_says_the_set_and_what_is_left_and_what_to_do_when_all_were_in_use() -> None:
+def test_of_a_reserve_it_says_the_set_and_what_is_left_and_what_to_do_when_rows_were_asked_before() -> None:
     dealt = spec(evaluation={"reserve": 3})
 
-    def lines(turn: int) -> str:
-        found = next_look(dealt, 1, {"task": 100}, successor=False, reserve=Reserve(3, turn))
+    def lines(part: int, *, fresh: bool, left: int) -> str:
+        reserve = Reserve(3, part, fresh, left)
+        found = next_look(dealt, 1, {"task": 100}, successor=False, reserve=reserve)
         return " ".join(look_lines(found, dealt))
 
-    assert "set 1 of 3 of the test split is asked; 2 more are unused" in lines(0)
-    assert "set 3 of 3 of the test split is asked; it is the last that is unused" in lines(2)
-    assert "set 1 of 3 of the test split is asked again: all sets were in use" in lines(3)
-    assert "in each of 3 sets" in lines(0)
-    assert "before they were dealt" not in lines(0)
-    late = replace(next_look(dealt, 1, {}, successor=False, reserve=Reserve(3, 0)), dealt_late=True)
-    assert "rows were asked before they were dealt into 3 sets" in " ".join(look_lines(late, dealt))
+    first = lines(1, fresh=True, left=2)
+    assert "set 1 of 3 of the test split is asked; 2 more are unused" in first
+    assert "in each of 3 sets" in first
+    last = lines(3, fresh=True, left=0)
+    assert "set 3 of 3 of the test split is asked; it is the last that is unused" in last
+    again = lines(1, fresh=False, left=0)
+    assert "set 1 of 3 of the test split is asked, rows of which were asked before: fresh are tho" in again
+    assert "no other is unused: put new rows in place of the old ones" in again
+    assert "asked before" not in first + last
 
 
 def test_a_reserve_of_a_task_that_is_no_test_split_is_refused() -> None:

@@ -202,22 +202,30 @@ def test_a_retrain_that_could_decide_nothing_is_refused_before_it_is_trained(pro
 
 
 def test_a_release_moves_on_to_the_next_set_and_weights_keep_the_one_that_judged_them(project: Path) -> None:
-    """Without a reference, which the 7 rows of a set cannot decide at the third release."""
+    """Without a reference, which the 7 rows of a set cannot decide at the third release. All rows were asked
+    before the reserve was declared, so that no set is fresh.
+    """
     declare(project, evaluation={"reserve": 2}, gates={"reference": None})
     found = []
     for name in NAMES[:3]:
         outcome = retrain(project, name, 100, **dict.fromkeys(NAMES[:3], 100))
         assert outcome.error is None, outcome.error
         made = judged(project)
-        found.append((made.spec["tries"], made.spec["task.part"], made.figures["reserve"]["left"]))
+        found.append((made.spec["tries"], made.spec["task.part"]))
+        assert made.figures["reserve"] == {"sets": 2, "set": found[-1][1], "fresh": False, "left": 0}
+        (said,) = [
+            check for check in evaluation.checks(desk(project, Pretend()), made) if check.name == "gate"
+        ]
+        assert "rows of which were asked before" in said.sentence
+        assert said.figures["reserve_fresh"] is False
         workspace = desk(project, Pretend())
         before = present(workspace.head("base_evaluation"))
         assert before.spec["task.part"] == made.spec["task.part"]
         release(workspace)
         assert present(up_to_date(workspace.settings, KEY)).digests["evaluation"] == made.digest
-    assert found == [(2, 1, 1), (1, 2, 0), (1, 1, 0)]
+    assert found == [(2, 1), (1, 2), (1, 1)]
     look = look_ahead(desk(project, Pretend()), load_variant(project, KEY).spec)
-    assert present(look.reserve).used_up
+    assert not present(look.reserve).fresh
 
 
 def test_all_tries_of_a_count_are_put_to_one_set(project: Path) -> None:

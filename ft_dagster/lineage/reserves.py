@@ -1,0 +1,119 @@
+"""Says which set of a test split is asked, and which are fresh, where it is dealt into sets
+(`evaluation.reserve`).
+
+A set is fresh if no row of it can have been asked before, however the rows were dealt then: the records of
+tries name each asking, and the stored evaluations say whether rows of the test split were among the
+questions. Rows that were added since are not told apart from those that were there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ft_dagster.lineage.tries import Dealt, Try, count, every_try, tries
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
+from ft_dagster.store.artifacts import Artifact
+from ft_dagster.store.blobs import Store
+from ft_dagster.store.committed import committed_in
+
+ROWS = ("task.test", "task.others")  # of an evaluation's inputs: files of the test split's rows
+WHOLE = Dealt()
+Place = tuple[int, int]  # of a try: so many releases before, and its ordinal since
+
+
+class Reserve(NamedTuple):
+    """Names a set of a test split that is dealt into `sets`. `part`: its number, from 1; `fresh`: whether
+    none of its rows was asked before its first use; `left`: how many of the other sets are fresh.
+    """
+
+    sets: int
+    part: int
+    fresh: bool
+    left: int
+
+    @property
+    def dealt(self) -> Dealt:
+        return Dealt(self.sets, self.part)
+
+    @property
+    def words(self) -> dict[str, int | bool]:
+        """Return it as documents name it."""
+        return {"sets": self.sets, "set": self.part, "fresh": self.fresh, "left": self.left}
+
+
+class _Asked(NamedTuple):
+    """Says which rows a try asked, and when."""
+
+    place: Place
+    weights: str
+    dealt: Dealt
+
+
+def reserve_of(store: Store, prefix: str, weights: str | None, sets: int) -> Reserve:
+    """Return the set of the test split that these weights (None: new ones) are judged by, or would be. All of
+    a count have one; the next count has a fresh one, or without any that which was not asked for longest.
+    Raises UserError for a record that cannot be read.
+    """
+    now, asked = count(store, prefix), list(_asked(store, prefix))
+    mine = [] if weights is None else tries(store, prefix, weights)
+    known = [each for each in mine if each.reserve is not None and each.reserve.sets == sets]
+    dealt = known[-1].reserve if known else None
+    if dealt is None:
+        place = now.after, now.next
+        dealt = _of_count(now.after, asked, sets) or _next(asked, sets)
+    else:
+        place = min(_place(each) for each in known if each.reserve == dealt)
+    before = [one for one in asked if one.place < place and (one.place[0] != place[0] or one.dealt != dealt)]
+    others = (Dealt(sets, part) for part in range(1, sets + 1) if part != dealt.part)
+    left = sum(not any(one.dealt.meets(other) for one in asked) for other in others)
+    return Reserve(sets, dealt.part, not any(one.dealt.meets(dealt) for one in before), left)
+
+
+def _of_count(after: int, asked: Sequence[_Asked], sets: int) -> Dealt | None:
+    """Return the set of the tries since the last release; None where none was asked yet. Weights of an
+    earlier count, which are asked again, keep theirs, and choose none for the others.
+    """
+    earlier = {(one.weights, one.dealt) for one in asked if one.place[0] < after}
+    found = [
+        one.dealt
+        for one in asked
+        if one.place[0] == after and one.dealt.sets == sets and (one.weights, one.dealt) not in earlier
+    ]
+    return found[-1] if found else None
+
+
+def _next(asked: Sequence[_Asked], sets: int) -> Dealt:
+    """Return a set that was never asked, else that which was not asked for longest; the first of several."""
+    parts = [Dealt(sets, part) for part in range(1, sets + 1)]
+    never = (-2, 0)
+    return min(parts, key=lambda part: max((o.place for o in asked if o.dealt.meets(part)), default=never))
+
+
+def _asked(store: Store, prefix: str) -> Iterator[_Asked]:
+    """Yield which rows of the test split each try asked, in order; nothing of one that asked none."""
+    found = every_try(store, prefix)
+    unlike = _of_other_tasks(store, prefix) if any(each.reserve is None for each in found) else set()
+    for each in found:
+        if each.reserve is not None:
+            yield _Asked(_place(each), each.weights, each.reserve)
+        elif (each.weights, each.ordinal) not in unlike:
+            yield _Asked(_place(each), each.weights, WHOLE)
+
+
+def _of_other_tasks(store: Store, prefix: str) -> set[tuple[str, int]]:
+    """Return the evaluations, by their weights and which try they were, that asked no row of the test split:
+    other tasks were declared. What was recorded and has no evaluation asked all, as far as anybody knows.
+    """
+    without, rows = set[tuple[str, int]](), set[tuple[str, int]]()
+    for each in committed_in(store, prefix, EVALUATION.name):
+        if isinstance(each, Artifact) and "tries" in each.spec:
+            asked = any(name in each.inputs for name in ROWS)
+            one = each.inputs.get(FINE_TUNED_MODEL.name, ""), int(each.spec["tries"])
+            (rows if asked else without).add(one)
+    return without - rows
+
+
+def _place(one: Try) -> Place:
+    """Return the place of a try in the order of all; of an older store, which counted by weights, before."""
+    return (-1 if one.after is None else one.after), one.ordinal

@@ -1,0 +1,139 @@
+"""A set of the test split is fresh where no row of it was asked before, however the rows were dealt then."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.data.rows.splits import set_of
+from ft_dagster.lineage.reserves import Reserve, reserve_of
+from ft_dagster.lineage.tries import Dealt, record_try, try_of
+from ft_dagster.store import Attempt, Store
+from ft_dagster.store.make import Recipe, make_artifact
+from tests.lineage.releases import PREFIX, judged, put, weights
+
+PARTS = tuple[int, bool, int]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+class History:
+    """A variant's evaluations and releases."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def asked(self, name: str, sets: int | None, *, rows: bool = True, stored: bool = True) -> None:
+        """Put weights to the questions of a declaration, as a run does; `rows`: of the test split."""
+        store, questions = self.store, f"in {sets}, {rows}"
+        ordinal = try_of(store, PREFIX, weights(name), questions)
+        reserve = None if sets is None else reserve_of(store, PREFIX, weights(name), sets)
+        record_try(
+            store, PREFIX, weights(name), questions, ordinal, None if reserve is None else reserve.dealt
+        )
+        if not stored:
+            return
+
+        def build(attempt: Attempt) -> dict[str, object]:
+            (attempt.payload / "file").write_text(name + questions, "utf-8")
+            return {}
+
+        inputs = {"fine_tuned_model": weights(name), **({"task.test": "0" * 64} if rows else {})}
+        with tempfile.TemporaryDirectory() as work:
+            recipe = Recipe("evaluation", PREFIX, inputs, {"tries": ordinal, "asked": questions})
+            make_artifact(store, Path(work), recipe, build)
+
+    def released(self, name: str) -> None:
+        put(self.store, judged(self.store, name))
+
+    def next(self, sets: int, name: str | None = None) -> PARTS:
+        found = reserve_of(self.store, PREFIX, None if name is None else weights(name), sets)
+        assert found.sets == sets
+        return found.part, found.fresh, found.left
+
+
+@pytest.fixture
+def history(store: Store) -> History:
+    return History(store)
+
+
+def test_sets_of_two_dealings_meet_where_a_row_can_be_in_both() -> None:
+    turns = [f"where is thing number {number}?" for number in range(400)]
+    for few, many in ((1, 3), (2, 4), (3, 4), (4, 6)):
+        both = {(set_of(turn, None, few), set_of(turn, None, many)) for turn in turns}
+        for one, other in product(range(1, few + 1), range(1, many + 1)):
+            assert Dealt(few, one).meets(Dealt(many, other)) is ((one, other) in both)
+
+
+def test_each_release_moves_on_to_a_fresh_set_until_none_is_left(history: History) -> None:
+    found = []
+    for name in ("one", "two", "three", "four"):
+        found.append(history.next(3))
+        for tried in (f"{name} at first", name):  # all tries of a count have one set
+            assert history.next(3) == found[-1]
+            history.asked(tried, 3)
+        assert history.next(3, name) == found[-1]
+        history.released(name)
+    assert found == [(1, True, 2), (2, True, 1), (3, True, 0), (1, False, 0)]
+    assert history.next(3) == (2, False, 0)
+    assert history.next(3, "two") == (2, True, 0)  # weights keep the set that judged them, as fresh as it was
+
+
+def test_of_rows_that_were_asked_before_they_were_dealt_no_set_is_fresh(history: History) -> None:
+    history.asked("one", None)
+    assert history.next(4) == (1, False, 0)
+    history.asked("two", 4)
+    assert history.next(4, "two") == (1, False, 0)
+    history.released("two")
+    assert history.next(4) == (2, False, 0)
+
+
+def test_another_number_of_sets_finds_those_that_hold_no_row_of_the_ones_that_were_asked(
+    history: History,
+) -> None:
+    """Set 1 of 2 is sets 1 and 3 of 4."""
+    history.asked("one", 2)
+    assert history.next(4) == (2, True, 1)
+    history.released("one")
+    assert history.next(4) == (2, True, 1)
+    assert history.next(3) == (1, False, 0)
+
+
+def test_a_number_that_is_declared_again_counts_what_was_asked_in_between(history: History) -> None:
+    history.asked("one", 4)
+    history.released("one")
+    assert history.next(4) == (2, True, 2)
+    history.asked("two", 2)
+    assert history.next(2, "two") == (2, True, 0)  # sets 2 and 4 of 4
+    history.released("two")
+    assert history.next(4) == (3, True, 0)
+    history.asked("three", 4)
+    history.released("three")
+    assert history.next(4) == (1, False, 0)
+
+
+def test_what_was_asked_of_other_tasks_takes_no_row_of_the_split(history: History) -> None:
+    history.asked("one", None, rows=False)
+    assert history.next(2) == (1, True, 1)
+    history.asked("two", None, stored=False)  # killed while it was asked: nobody knows what was
+    assert history.next(2) == (1, False, 0)
+
+
+def test_earlier_weights_that_are_asked_again_choose_no_set_for_new_ones(history: History) -> None:
+    history.asked("one", 2)
+    history.released("one")
+    history.asked("one", 2, rows=False)  # other questions, the same set
+    assert history.next(2) == (2, True, 0)
+
+
+def test_records_that_say_how_many_sets_were_in_use_before_are_read(store: Store) -> None:
+    folder = f"{PREFIX}/tries/lineage/000000"
+    record = {"weights": weights("old"), "questions": "a", "at": "2026-01-01T00:00:00+00:00"}
+    store.write_json(f"{folder}/000001.json", {**record, "reserve": {"sets": 2, "turn": 3}})
+    assert reserve_of(store, PREFIX, None, 2) == Reserve(2, 2, True, 1)
