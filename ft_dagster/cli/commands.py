@@ -28,6 +28,7 @@ FILES = {  # with their commands, in the order in which --help shows them
     "reports": ("report",),
     "experiments": ("bakeoff", "sweep"),
     "store": ("store",),
+    "canaries": ("canaries",),
     "audit.questions": ("audit",),
     "audit.proofs": ("audit",),
     "audit.crossings": ("audit",),

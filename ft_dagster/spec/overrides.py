@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,17 +97,22 @@ def value_at(spec: VariantSpec, field: str) -> Any:
 
 def declared_text(declared: Declared, overrides: Mapping[str, Any]) -> str:
     """Return the declaration's YAML with those overrides in it that change something; comments stay."""
+    return edited(declared.file.read_text("utf-8"), changed(declared, overrides))
+
+
+def edited(text: str, fields: Mapping[str, Any]) -> str:
+    """Return YAML with these dotted fields in it; comments stay."""
     from ruamel.yaml import YAML
     from ruamel.yaml.util import load_yaml_guess_indent
 
-    yaml, text = YAML(), declared.file.read_text("utf-8")
+    yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = len(text) + 110  # no line is broken
     _, _, dash = load_yaml_guess_indent(text)
     if dash is not None:
         yaml.indent(mapping=2, sequence=2 + dash, offset=dash)
     content = yaml.load(text)
-    for field, value in changed(declared, overrides).items():
+    for field, value in fields.items():
         _write(content, field, value)
     written = io.StringIO()
     yaml.dump(content, written)
@@ -120,22 +125,37 @@ def write_declared(
     """Write overrides into the declaration's file, comments kept; the file. `by_hand`: what to write where it
     cannot take them by itself: it is then as it was, and UserError raised.
     """
-    file = Path(os.path.realpath(declared.file))
-    before, text = file.read_bytes(), declared_text(declared, overrides)
-    _replace(file, text.replace("\n", "\r\n" if b"\r\n" in before else "\n").encode())
+    wanted = with_overrides(declared, overrides).spec
+    named = by_hand or ", ".join(f"{field}: {value}" for field, value in overrides.items())
+    write_fields(
+        declared.file,
+        changed(declared, overrides),
+        lambda: load_variant(project, declared.key).spec == wanted,
+        named,
+    )
+    return declared.file
+
+
+def write_fields(file: Path, fields: Mapping[str, Any], holds: Callable[[], bool], by_hand: str) -> None:
+    """Write dotted fields into a YAML file, comments and line ends kept. `holds`: says whether it then is
+    what it should be (UserError: it is not), and `by_hand` what to write where it is not: it is then as it
+    was, and UserError raised.
+    """
+    place = Path(os.path.realpath(file))
+    before = place.read_bytes()
+    text = edited(place.read_text("utf-8"), fields)
+    _replace(place, text.replace("\n", "\r\n" if b"\r\n" in before else "\n").encode())
     try:
-        same = load_variant(project, declared.key).spec == with_overrides(declared, overrides).spec
+        same = holds()
     except UserError:
         same = False
     if not same:
-        _replace(file, before)
-        named = by_hand or ", ".join(f"{field}: {value}" for field, value in overrides.items())
+        _replace(place, before)
         raise UserError(
             "this file cannot take the values by itself; it is as it was",
-            file=declared.file,
-            fix=f"Write them by hand: {named}",
+            file=file,
+            fix=f"Write them by hand: {by_hand}",
         )
-    return declared.file
 
 
 def _replace(file: Path, content: bytes) -> None:

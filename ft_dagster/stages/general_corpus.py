@@ -9,17 +9,20 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ft_dagster.data.sources.fingerprint import Fingerprint, Frozen, fingerprint_sources
+from ft_dagster.errors import UserError
 from ft_dagster.lineage.stale import StaleCause, stage_raised
-from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey, keys_of
+from ft_dagster.records.record_keys import RESTORE, SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
 from ft_dagster.spec.narrow import shown
 from ft_dagster.stage_entries import GENERAL_CORPUS, version_of
-from ft_dagster.store import Artifact, Attempt, Store, write_head
+from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.workspace.corpora import find_corpus, prefix_of_corpus
 from ft_dagster.workspace.keyed_inputs import differing
+
+PLANTED = "canaries"  # of a corpus' key: the key that they were made by, by its name
 
 
 def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) -> dict[str, Artifact]:
@@ -28,10 +31,13 @@ def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) ->
 
 
 def corpora_stand(settings: Settings) -> bool:
-    """Say whether `make_corpora` would find each of them as the newest. Raises UserError, also for damage."""
+    """Say whether `make_corpora` would find each of them as the newest. Raises UserError, also for damage,
+    and where the key is gone by which its canaries were made.
+    """
     store = settings.open_store()
     for name in _names(settings):
-        (_, spec, sources), newest = _recipe(settings, name), find_corpus(store, name)
+        newest = find_corpus(store, name)
+        _, spec, sources = _recipe(settings, name)
         _check_bytes(settings, store, newest)
         read = zip(spec.sources, sources, newest.spec["sources"], strict=True)
         if corpus_causes(name, newest, spec, (source.path for source, now, then in read if now != then)):
@@ -66,13 +72,44 @@ def _recipe(settings: Settings, name: str) -> tuple[Recipe, CorpusSpec, list[Fin
         field="sources",
         cache=settings.cache_folder,
     )
-    parts = {"corpus": shown(spec), "sources": sources, **_planted_by(settings, spec)}
+    parts = {"corpus": shown(spec), "sources": sources, **_planted_by(settings, name, spec)}
     return Recipe(GENERAL_CORPUS.name, prefix_of_corpus(name), spec=parts), spec, sources
 
 
-def _planted_by(settings: Settings, spec: CorpusSpec) -> dict[str, str]:
-    """Return the name of the key that canaries are made by, where any are: another key plants others."""
-    return {} if spec.canaries is None else {"canaries": _oldest_key(settings).id}
+def _planted_by(settings: Settings, name: str, spec: CorpusSpec) -> dict[str, str]:
+    """Return the name of the key that canaries are made by, where any are: another key plants others. Raises
+    UserError as `refuse_other_key`.
+    """
+    if spec.canaries is None:
+        return {}
+    refuse_other_key(settings, name)
+    return {PLANTED: _oldest_key(settings).id}
+
+
+def refuse_other_key(settings: Settings, name: str) -> None:
+    """Raises UserError where the canaries of the newest corpus of that name were made by a key that is not
+    here: made again, it would have others.
+    """
+    newest = _newest(settings, name)
+    planted_by = None if newest is None else newest.spec.get(PLANTED)
+    if planted_by is None or keys_of(settings.keys_folder, SHARED_OWNER).of_id(planted_by) is not None:
+        return
+    raise UserError(
+        f"the platform's canaries of the corpus {name} were made by the key {planted_by} of what is shared, "
+        "which is not here: by another key it would have other canaries, and all variants on it train again",
+        file=settings.keys_folder,
+        fix=f"{RESTORE}, or take canaries out of corpora/{name}.yaml",
+    )
+
+
+def stands_with_canaries(settings: Settings, name: str) -> bool:
+    """Say whether the newest corpus of that name has the canaries that its file declares now."""
+    newest, declared = _newest(settings, name), shown(load_corpus(settings.project, name))
+    return newest is not None and newest.spec["corpus"].get("canaries") == declared.get("canaries")
+
+
+def _newest(settings: Settings, name: str) -> Artifact | None:
+    return read_head(settings.open_store(), prefix_of_corpus(name), GENERAL_CORPUS.name)
 
 
 def _oldest_key(settings: Settings) -> RecordKey:
