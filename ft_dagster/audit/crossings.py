@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +45,8 @@ NO_PARENT = "a variant starts from releases of its own tenant alone, so that not
 @dataclass(frozen=True)
 class Crossing:
     """Says that records of a tenant, `owner`, are in a mixture of another's `variant`. `places`: from where
-    that read the first of them; `releases`: of models that were trained on the mixture.
+    that read the first of them; `releases`: of models that were trained on the mixture. `by_declaration`: so
+    many are of files that both declare, of which one is a tenant's own.
     """
 
     owner: str
@@ -56,6 +57,7 @@ class Crossing:
     places: tuple[str, ...]
     models: tuple[str, ...]
     releases: tuple[ReleasedAs, ...]
+    by_declaration: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,19 +202,20 @@ class _Search:
         self._note_forms(owner, other, datasets, mixtures)
         origins = self._found(datasets, mixtures) if datasets and mixtures else {}
         theirs = {origin for each in datasets for origin in self._files_of(each)}
-        roots = self._audit.settings.roots(owner)
+        roots = [self._audit.settings.roots(each) for each in (owner, other)]
         crossed, rows, texts = list[Crossing](), 0, 0
         for mixture, found in origins.items():
             apart = [
                 each
                 for each in found
                 if not each.general
-                and not ((each.path, each.file) in theirs and is_given(each.path, each.file, roots))
+                and not ((each.path, each.file) in theirs and is_given(each.path, each.file, *roots))
             ]
             texts += sum(each.records for each in found if each.general)
             rows += sum(each.records for each in found if not each.general and each not in apart)
             if apart:
-                crossed.append(self._crossing(owner, mixture.indexed, apart))
+                both = sum(each.records for each in apart if (each.path, each.file) in theirs)
+                crossed.append(replace(self._crossing(owner, mixture.indexed, apart), by_declaration=both))
         return crossed, Given(owner, other, rows, texts)
 
     def _note_forms(
@@ -364,11 +367,17 @@ def _rows_with(tree: Path, sought: _Lookups) -> Iterator[NDArray[np.int64]]:
             yield rows[[place for place in places if not dropped[place]]].astype(np.int64)
 
 
-def is_given(path: str, file: str, roots: Roots) -> bool:
-    """Say whether a file, read by a source's `path`, is not the own one of the tenant with these roots."""
+def is_given(path: str, file: str, *tenants: Roots) -> bool:
+    """Say whether a file, read by a source's `path`, is the own one of none of the tenants with these
+    roots.
+    """
+    return not any(_is_own(path, file, roots) for roots in tenants)
+
+
+def _is_own(path: str, file: str, roots: Roots) -> bool:
     if any(map(roots.is_own_address, filter(is_address, (path, file)))):
-        return False
-    return is_address(file) or not roots.is_own(roots.project / file)
+        return True
+    return not is_address(file) and roots.is_own(roots.project / file)
 
 
 def _place(origin: _Origin) -> str:

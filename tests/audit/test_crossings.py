@@ -104,7 +104,30 @@ def test_a_file_of_one_tenant_that_another_read_crosses(tmp_path: Path) -> None:
     rows = [question(number) for number in range(20)]
     made.train("acme.one", rows)
     made.train("globex.two", rows[:5], file="data/acme/rows.jsonl")
-    assert [one.records for one in made.found().crossings if one.owner == "acme"] == [5]
+    found = made.found()
+    assert [one.records for one in found.crossings if one.owner == "acme"] == [5]
+    assert found.given == ()
+
+
+def test_one_file_that_both_declare_crosses_by_declaration_unless_it_is_the_platforms(tmp_path: Path) -> None:
+    """A file of acme's own is none that the platform gives to both, in whichever direction one looks."""
+    made = Tenants(tmp_path / "project")
+    rows = [question(number) for number in range(20)]
+    made.train("acme.one", rows)
+    made.train("globex.two", rows, file="data/acme/rows.jsonl")
+    found = made.found()
+    assert {(one.owner, one.records, one.by_declaration) for one in found.crossings} == {
+        ("acme", 20, 20),
+        ("globex", 20, 20),
+    }
+    assert found.given == ()
+    said = run(made)
+    assert said.exit_code == 1
+    words = " ".join(said.output.split())
+    assert "20 by declaration: acme declares the same file" in words
+    assert "what the platform gives to both" not in words
+    made.train("globex.two", [*others(), rows[3]])
+    assert [one.by_declaration for one in made.found().crossings if one.records == 1] == [0]
 
 
 def test_rows_behind_an_address_of_one_tenant_are_no_gift_of_the_platform(tmp_path: Path) -> None:

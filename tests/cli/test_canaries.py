@@ -80,7 +80,7 @@ def test_left_out_there_are_twenty_of_each_of_the_usual_repeats(project: Path) -
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("genral",), "no such corpus"),
+        (("town",), "no such corpus"),
         (("general", "--count", "0"), "count"),
         (("general", "--repeats", "2", "--repeats", "2"), "each number of repeats once"),
         (("general", "--repeats", "1000", "--count", "21"), "at most 20,000 documents"),

@@ -45,6 +45,8 @@ def crossings_parts(found: CrossingsAnswer) -> Iterator[Part]:
         released = ", ".join(f"v{each.version}" for each in one.releases) or "no release"
         models = ", ".join(digest[:12] for digest in one.models) or "no model"
         where = f"read from {', '.join(one.places)}"
+        if one.by_declaration:
+            where += f"; {one.by_declaration:,} by declaration: {one.owner} declares the same file"
         said = (
             f"{counted(one.records, 'record')} of {one.owner} in mixture {one.mixture[:12]} of {one.variant}"
         )
