@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import what_is_there
 
 UPSTREAM = Path(".ft_dagster") / "upstream"  # of a project: snapshots of upstream assets
 ASSETS = "asset"  # scheme of their addresses
@@ -143,6 +144,32 @@ class Roots(BaseModel):
 
 def _is_below(real: str, place: Path) -> bool:
     return real == str(place) or real.startswith(f"{str(place).rstrip(os.sep)}{os.sep}")
+
+
+def jsonl_file(
+    path: str,
+    project: Path,
+    fields: Iterable[str],
+    *,
+    declared_in: object = None,
+    field: str | None = None,
+    roots: Roots | None = None,
+) -> Path:
+    """Return a JSONL file that a declaration names, with lines of these fields. Raises UserError: absent, or
+    outside of `roots`.
+    """
+    file = project / path
+    if roots is not None:
+        roots.check_read(file, file=declared_in, field=field)
+    if not file.is_file():
+        raise UserError(
+            what_is_there(file, "file"),
+            file=declared_in,
+            field=field,
+            value=path,
+            fix=f"Put a JSONL file with {', '.join(fields)} there, or leave the field out",
+        )
+    return file
 
 
 def outside(value: str, *, file: object = None, field: str | None = None, base: bool = False) -> UserError:

@@ -18,9 +18,8 @@ from typing import NamedTuple
 
 from ft_dagster.data.rows.content import normal_text
 from ft_dagster.errors import UserError
-from ft_dagster.files import what_is_there
 from ft_dagster.gate.refusals.refusals import KINDS
-from ft_dagster.roots import Roots
+from ft_dagster.roots import Roots, jsonl_file
 from ft_dagster.spec.variant import RefusalsSpec
 
 BUILT_IN = Path(__file__).with_name("refusal_prompts.jsonl")
@@ -51,17 +50,7 @@ def prompts_file(
     """
     if declared.prompts is None:
         return BUILT_IN
-    file = project / declared.prompts
-    if roots is not None:
-        roots.check_read(file, file=declared_in, field=FIELD)
-    if not file.is_file():
-        raise UserError(
-            what_is_there(file, "file"),
-            file=declared_in,
-            field=FIELD,
-            value=declared.prompts,
-            fix=f"Put a JSONL file with {', '.join(FIELDS)} there, or leave the field out",
-        )
+    file = jsonl_file(declared.prompts, project, FIELDS, declared_in=declared_in, field=FIELD, roots=roots)
     read_prompts(file)
     return file
 

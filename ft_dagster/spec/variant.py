@@ -456,11 +456,6 @@ class CanariesSpec(SpecModel):
         (1, 4, 16), min_length=1, max_length=8, description="How often each of them stands in the corpus"
     )
 
-    @property
-    def canaries(self) -> int:
-        """Return how many different ones there are."""
-        return self.count * len(self.repeats)
-
     @field_validator("repeats")
     @classmethod
     def _are_different(cls, repeats: tuple[int, ...]) -> tuple[int, ...]:

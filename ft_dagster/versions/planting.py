@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.rows.planted import REFERENCES
+from ft_dagster.data.rows.planted import REFERENCES, number_of
 from ft_dagster.errors import UserError
 from ft_dagster.records.record_keys import SHARED_OWNER, keys_of
 from ft_dagster.settings import Settings
@@ -88,7 +88,7 @@ def plant(
         wanted.count,
         wanted.repeats,
         wanted.count * sum(wanted.repeats),
-        wanted.canaries + REFERENCES,
+        number_of(wanted) + REFERENCES,
         keys_of(settings.keys_folder, SHARED_OWNER).keys[-1].id,
         declared is None,
         stands_with_canaries(settings, corpus),

@@ -8,6 +8,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from ft_dagster.data.rows.planted import number_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.refusal_prompts import prompts_file, read_prompts
 from ft_dagster.model_files.weights import CONFIG
@@ -77,7 +78,7 @@ def _questions(context: BuildContext, spec: VariantSpec, mixture: Artifact | Non
     planted = None
     if general is not None and general.corpus is not None:
         planted = load_corpus(context.project, general.corpus, asked_by=context.declared_in).canaries
-    return QuestionsThere(refusals=prompts, planted=0 if planted is None else planted.canaries)
+    return QuestionsThere(refusals=prompts, planted=0 if planted is None else number_of(planted))
 
 
 def variants_on_base(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:

@@ -18,17 +18,10 @@ from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import Released, release
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit, write_project
+from tests.security.attacked import GATES
 from tests.security.pretend import KEY, Pretend, desk
 
 CHILD = VariantKey("acme", "colours")
-GATES = {
-    "general_margin": 0.1,
-    "general_loss_margin": 0.3,
-    "loss_tail": 0.5,
-    "alpha": 0.05,
-    "regression_margin": 0.1,
-    "regression_loss_margin": 1.0,
-}
 RIGHT = {"base": 0.0, **dict.fromkeys(("first", "second", "third", "child", "other"), 1.0)}
 
 

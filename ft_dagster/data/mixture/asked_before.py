@@ -19,7 +19,7 @@ from ft_dagster.data.files.parquet import dicts_of, quoted, rows_of
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.data.rows.content import normal_text, question_ids, words_of
 from ft_dagster.data.rows.dataset_io import read_split
-from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.rows import Row, in_batches
 from ft_dagster.spec.data import DataSpec
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ WHOLE, EXACT, NOT = "whole", "exact", "not"  # how a part of what was trained on
 SAME, NEAR, OVERLAPS = "same", "near", "overlaps"  # how a row has a question
 OWN, TEXTS, TASKS = "own", "general", "tasks"  # kinds of questions
 ROWS, GENERAL_TEXT = "rows", "general"  # parts of what a model was trained on
-BATCH, BATCH_CHARACTERS = 500, 4_000_000  # rows that are looked at together end at either
 EVERY = 100_000  # rows between two lines of progress
 
 
@@ -142,7 +141,7 @@ class Searcher:
 
     def look_through(self, rows: Iterable[tuple[str, Row]], hits: Hits) -> None:
         """Add what these rows have, each with its name."""
-        for batch in _batches(rows):
+        for batch in in_batches(rows, lambda named: named[1].size):
             words = [[*row.words, *row.other_words] for _, row in batch]
             same = [self._turns.get(_hashed(row.first_turn), []) for _, row in batch]
             for (name, _), questions in zip(batch, same, strict=True):
@@ -158,19 +157,6 @@ class Searcher:
 
 def _hashed(turn: str) -> bytes:
     return hashlib.sha256(turn.encode("utf-8", "surrogatepass")).digest()[:16]
-
-
-def _batches(rows: Iterable[tuple[str, Row]]) -> Iterator[list[tuple[str, Row]]]:
-    batch: list[tuple[str, Row]] = []
-    characters = 0
-    for name, row in rows:
-        batch.append((name, row))
-        characters += row.size
-        if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def find_identities(records: Path, part: str, questions: Questions, hits: Hits) -> None:

@@ -38,7 +38,7 @@ from ft_dagster.data.rows.dataset_schema import (
 from ft_dagster.data.rows.decontaminate import EvaluationItem, read_items
 from ft_dagster.data.rows.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.rows.faults import fault_of, malformed
-from ft_dagster.data.rows.rows import Row
+from ft_dagster.data.rows.rows import Row, in_batches
 from ft_dagster.data.rows.sources import read_rows
 from ft_dagster.data.rows.splits import (
     SPLITS,
@@ -56,7 +56,6 @@ from ft_dagster.strict_json import dumps
 
 NEAR, CONTAMINATED = "near duplicate", "overlaps an evaluation set"
 EVERY = 20_000  # rows between two lines of progress
-BATCH, BATCH_CHARACTERS = 500, 4_000_000  # rows that are looked at together end at either
 # A kept row until its split is known; `nbytes`: of its text.
 SPOOL_SCHEMA = pa.schema(
     [
@@ -105,7 +104,7 @@ def build_task_dataset(
         dropped = _writer(files, evidence, DROPPED, DROPPED_SCHEMA)
         rows_read = _rows(spec, project, formats=formats, say=say, asked=asked, frozen=frozen)
         with pa.ipc.new_stream(spool, SPOOL_SCHEMA) as kept:
-            for batch in _batches(rows_read):
+            for batch in in_batches(rows_read, lambda row: row.size):
                 before, left_out = filters.read, filters.left_out(batch)
                 left = [row for row, why in zip(batch, left_out, strict=True) if why is None]
                 schema = WITH_TOOLS if any(row.tools for row in left) else schema
@@ -159,20 +158,6 @@ def _rows(
         place = asked._replace(field=label_of(i))
         yield from read_rows(pinned(source, print_), project, place, formats)
         check_unchanged(source, project, print_, place, None if frozen is None else frozen.cache)
-
-
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Yield the rows in batches of bounded memory, however long a row is."""
-    batch: list[Row] = []
-    characters = 0
-    for row in rows:
-        batch.append(row)
-        characters += row.size
-        if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _record_batch(rows: Sequence[Row]) -> Any:

@@ -73,6 +73,11 @@ class Planted(NamedTuple):
         return cls(canaries, references, rows)
 
 
+def number_of(spec: CanariesSpec) -> int:
+    """Return how many different canaries a corpus is to have."""
+    return spec.count * len(spec.repeats)
+
+
 def canaries_of(secret: bytes, corpus: str, spec: CanariesSpec) -> tuple[Canary, ...]:
     """Return the canaries that a corpus is to have: `count` for each number of repeats."""
     numbered = ((repeats, number) for repeats in spec.repeats for number in range(spec.count))

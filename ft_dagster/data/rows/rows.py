@@ -8,10 +8,10 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from ft_dagster.data.rows.content import (
     EXACT,
@@ -31,6 +31,8 @@ from ft_dagster.data.sources.turns import in_order
 from ft_dagster.spec.data import SourceSpec
 from ft_dagster.strict_json import JsonObject
 
+T = TypeVar("T")
+BATCH, BATCH_CHARACTERS = 500, 4_000_000  # rows that are looked at together end at either
 TOOLS = "tools"  # a column of a data set's splits where any kept row has tools, else there is none
 Kind = Literal["messages", "prompt_completion", "text"]
 
@@ -306,6 +308,20 @@ def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, object]:
     for column in moved_columns(names) if names else ():
         del fields[column]
     return fields
+
+
+def in_batches(rows: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield rows in batches of bounded memory, however long a row is. `size`: of one, in characters."""
+    batch: list[T] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += size(row)
+        if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _refuse_surrogates(raw: RawRow, row: Row) -> None:

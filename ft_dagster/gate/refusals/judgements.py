@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.files import what_is_there
 from ft_dagster.gate.refusals.matcher import STATES
 from ft_dagster.gate.refusals.refusals import BeforeAfter
-from ft_dagster.roots import Roots
+from ft_dagster.roots import Roots, jsonl_file
 
 FIELDS = ("id", "model", "verdict", "judge")
 FIELD = "gates.refusals.judgements"
@@ -66,18 +65,7 @@ def agreements(
 
 def judgements_file(path: str, project: Path, declared_in: object = None, roots: Roots | None = None) -> Path:
     """Return the declared file. Raises UserError: absent, or outside of `roots`."""
-    file = project / path
-    if roots is not None:
-        roots.check_read(file, file=declared_in, field=FIELD)
-    if not file.is_file():
-        raise UserError(
-            what_is_there(file, "file"),
-            file=declared_in,
-            field=FIELD,
-            value=path,
-            fix=f"Put a JSONL file with {', '.join(FIELDS)} there, or leave the field out",
-        )
-    return file
+    return jsonl_file(path, project, FIELDS, declared_in=declared_in, field=FIELD, roots=roots)
 
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:
