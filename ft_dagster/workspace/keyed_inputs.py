@@ -12,7 +12,8 @@ How a field of such an object enters the key:
 
 A field marked `recorded()` enters no key. It may shape what is said beside the payload (a forecast, a log),
 or what is known today: prices, neighbours and finished trainings, by which a plan may come out otherwise on
-another day; what stands under the key is kept. Each is listed in `tests/stages/test_keys.py` with its reason.
+another day; what stands under the key is kept. Each is listed with its reason in
+`tests/stages/keyed_fields.py`.
 
 Each part of a key is of one kind, by which `versions.now` tells whether it would be another today:
 
