@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.rows import dataset
+from ft_dagster.data.rows import rows as row_module
 from ft_dagster.data.rows.dataset import build_task_dataset
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.data.rows.decontaminate import ITEMS_SCHEMA, EvaluationItem
@@ -264,8 +264,8 @@ def test_how_many_rows_are_looked_at_together_changes_nothing(
     spec = variant(deduplicate=method, decontaminate={"ngram": 5})
     found = []
     for size, characters in ((500, 4_000_000), (7, 4_000_000), (1, 4_000_000), (500, 100)):
-        monkeypatch.setattr(dataset, "BATCH", size)
-        monkeypatch.setattr(dataset, "BATCH_CHARACTERS", characters)
+        monkeypatch.setattr(row_module, "BATCH", size)
+        monkeypatch.setattr(row_module, "BATCH_CHARACTERS", characters)
         out, evidence = tmp_path / f"{size}-{characters}", tmp_path / f"{size}-{characters}-evidence"
         out.mkdir()
         evidence.mkdir()
