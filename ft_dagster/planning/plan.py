@@ -32,6 +32,7 @@ from ft_dagster.planning.probe_advice import advised_probe
 from ft_dagster.planning.surcharges import surcharges
 from ft_dagster.planning.survey import Say, Survey, survey
 from ft_dagster.planning.trials import ProbeResult
+from ft_dagster.planning.watched import above_budget
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.contract import Plan, TrainingDevice
@@ -172,9 +173,11 @@ def _warnings(
     costs.
     """
     resolved = found.chosen.resolved
+    watched = above_budget(spec, facts, found.chosen, steps)
     return [
         *_of_probe(spec, probing, tried),
         *training_warnings(spec, facts, resolved.method, resolved.training, steps),
+        *([watched] if watched else []),
         *([found.chosen.untrained] if found.chosen.untrained else []),
         *limits(found.question, found.decision.row(resolved.name).figures, probing.cost),
         *(note for note in found.decision.notes if OBEYED in note),

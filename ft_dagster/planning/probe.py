@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from ft_dagster.data.rendering.general import HELD_OUT_TOKENS
 from ft_dagster.methods import method_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods import defaults
@@ -24,9 +23,10 @@ from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.planned_method import PlannedMethod
 from ft_dagster.planning.survey import Survey
 from ft_dagster.planning.trials import FINALISTS, Arm, ProbeResult, span_of
+from ft_dagster.planning.watched import least_tokens, step_tokens
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import ProbeSpec
-from ft_dagster.training.watch.budget import FEWEST, forward_share
+from ft_dagster.training.watch.budget import forward_share
 
 FILE = "probe.json"
 METHODS_TRIED = 2
@@ -240,25 +240,20 @@ def _flops(planned: PlannedMethod, facts: Facts) -> float:
 
 def _look(arms: Sequence[Arm], spec: VariantSpec, facts: Facts, found: Survey) -> float:
     """Count the least that is measured of an arm, over the FLOPs of the chosen training: of the dearest."""
-    texts = 0 if spec.data.general is None else FEWEST
-    rows = min(FEWEST, facts.validation) * facts.tokens / max(1, facts.examples)
 
     def flops(planned: PlannedMethod) -> float:
         training = planned.resolved.training
-        general = texts * min(HELD_OUT_TOKENS, training.max_length)
+        tokens = sum(least_tokens(spec, facts, training))
         checkpointing = training.gradient_checkpointing
         forward = forward_share(planned.resolved.method, gradient_checkpointing=checkpointing)
-        return forward * planned.candidate.flops_per_token * (rows + general)
+        return forward * planned.candidate.flops_per_token * tokens
 
     return max(flops(found.planned[arm.method]) for arm in arms) / _flops(found.chosen, facts)
 
 
 def _step_cost(planned: PlannedMethod, facts: Facts) -> float:
     """Count the FLOPs of one optimizer step."""
-    training = planned.resolved.training
-    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * facts.ranks
-    length = training.max_length if training.packing else facts.tokens / facts.examples
-    return planned.candidate.flops_per_token * rows * length
+    return planned.candidate.flops_per_token * step_tokens(facts, planned.resolved.training)
 
 
 def _rounded(rate: float) -> float:

@@ -178,6 +178,7 @@ def _spent(figures: TrainingFigures) -> list[tuple[str, str, str]]:
             f"{figures.flops or figures.flops_estimate:.3g}",
             "",
         ),
+        ("measuring", _measuring(figures), ""),
         (
             f"effective rank{APART if figures.expert_matrices else ''}",
             "" if figures.effective_rank is None else f"{figures.effective_rank:.1f}",
@@ -223,6 +224,15 @@ def _of_hours(hours: float | None) -> str:
 
 def _two(metric: str, first: float | None, last: float | None) -> str:
     return "" if first is None and last is None else change(metric, first, last)
+
+
+def _measuring(figures: TrainingFigures) -> str:
+    """Say what the looks took that were made for this training; those that were kept of its base cost
+    nothing.
+    """
+    if not figures.flops or figures.measuring_flops is None:
+        return ""
+    return f"{percent(figures.measuring_flops / figures.flops)} of these FLOPs beside them"
 
 
 def _checkpoints(figures: TrainingFigures) -> str:

@@ -291,6 +291,8 @@ def _measuring(run: TrainingRun, work: Work, tokenizer: Any) -> Measuring:
     kept = next(steps for steps in choices if len(steps) == measuring.allotment.evaluations)
     work.evaluations = {step: number for step, number in work.evaluations.items() if step in kept}
     work.progress.say(measuring.sentence())
+    if (above := measuring.warning()) is not None:
+        work.progress.warn(above)
     return measuring
 
 

@@ -14,8 +14,8 @@ from ft_dagster.training.journal import Journal
 from ft_dagster.training.methods import TaughtBy, packs
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import forgetting
+from ft_dagster.training.watch.budget import Split
 from ft_dagster.training.watch.falls import looks_of
-from ft_dagster.training.watch.measuring import Split
 from ft_dagster.training.watch.rate import NOTCH
 
 if TYPE_CHECKING:

@@ -101,8 +101,9 @@ def test_without_a_budget_everything_is_measured_at_every_look(seed: int) -> Non
 def test_what_a_limit_needs_is_served_first() -> None:
     sizes = {8: 8.0, 16: 16.0, 32: 32.0}
     known = Costs(sizes, sizes)
+    parts = {"validation": 72.0, "general_holdout": 288.0, "benchmark": 0.0, "degeneration": 0.0}
     assert allot(known, [8], 32.0 * 9 + 8 * 9, {"general"}) == Allotment(
-        8, 8, 32, True, True, spent=360.0, allowed=360.0
+        8, 8, 32, True, True, parts=parts, allowed=360.0
     )
     assert allot(known, [8], 32.0 * 9 + 8 * 9).validation == 32
 
@@ -245,8 +246,14 @@ def test_what_is_above_the_budget_because_less_would_say_little_is_said(
 ) -> None:
     folder = runs.prepare(training={"watch": {"budget": 0.001}})
     assert train(folder) == 0
-    said = capsys.readouterr().out
-    assert "Above its budget of 0.1%: fewer than 8 examples of each would say little" in said
+    said, warned = capsys.readouterr()
+    assert "measuring is above its budget of 0.1% (training.watch.budget): validation loss " in said
+    assert "Fewer than 8 examples of each would say little" in warned
+    takes = float(said.partition("measuring takes ")[2].partition("%")[0])
+    parts = warned.partition("(training.watch.budget): ")[2].partition(". Fewer")[0].split(", ")
+    shares = {each.rpartition(" ")[0]: float(each.rpartition(" ")[2].removesuffix("%")) for each in parts}
+    assert [*shares] == ["validation loss", "general holdout loss", "general prompts"]
+    assert sum(shares.values()) == pytest.approx(takes, abs=0.2)
     assert "validation loss on 6 of 6 examples" in said
     assert "general holdout loss on 4 of 4 texts, at the first and the last look" in said
 

@@ -23,6 +23,8 @@ from ft_dagster.training.batches.packing import Bin
 FEWEST = 8  # examples of a split: of fewer, a mean says little
 ENDS = 2  # looks of what is measured of the base and of the exported model alone
 Attends = Callable[[int], bool]  # whether by example, where the longest has so many tokens
+Split = Literal["validation", "general_holdout"]  # of a mixture
+Figure = Literal[Split, "benchmark", "degeneration"]  # what is measured at a look
 Limited = Literal["general", "questions"]  # what `general_loss_limit` and `benchmark_limit` need at each look
 
 
@@ -93,7 +95,7 @@ class Allotment:
     """Says how many evaluations there are, examples of each split (0: there is none), and what is measured at
     the looks between as well.
 
-    `spent`: by all looks, in the unit of the costs; `allowed`: None where there is no budget.
+    `parts`: what all looks at each take, in the unit of the costs; `allowed`: None where there is no budget.
     """
 
     evaluations: int
@@ -102,8 +104,12 @@ class Allotment:
     general_between: bool
     questions_between: bool
     generation_between: bool = False
-    spent: float = 0.0
+    parts: Mapping[Figure, float] = field(default_factory=dict)
     allowed: float | None = None
+
+    @property
+    def spent(self) -> float:
+        return sum(self.parts.values())
 
     @property
     def over(self) -> bool:
@@ -126,7 +132,7 @@ def allot(
     validation, general = list(costs.validation) or [0], list(costs.general) or [0]
     if allowed is None:
         everything = Allotment(evaluations[0], validation[-1], general[-1], True, True, True)
-        return replace(everything, spent=_spent(everything, costs))
+        return replace(everything, parts=_parts(everything, costs))
     least = [
         Allotment(count, validation[0], general[0], "general" in limited, "questions" in limited)
         for count in evaluations
@@ -137,7 +143,7 @@ def allot(
         tried = replace(found, **change)
         if value > getattr(found, name) and _spent(tried, costs) <= allowed:
             found = tried
-    return replace(found, spent=_spent(found, costs), allowed=allowed)
+    return replace(found, parts=_parts(found, costs), allowed=allowed)
 
 
 def _more(
@@ -157,12 +163,16 @@ def _more(
 
 
 def _spent(found: Allotment, costs: Costs) -> float:
+    return sum(_parts(found, costs).values())
+
+
+def _parts(found: Allotment, costs: Costs) -> dict[Figure, float]:
     def looks(between: bool) -> int:
         return found.evaluations + 1 if between else ENDS
 
-    return (
-        costs.validation.get(found.validation, 0.0) * looks(True)
-        + costs.general.get(found.general, 0.0) * looks(found.general_between)
-        + costs.questions * looks(found.questions_between)
-        + costs.generation * looks(found.generation_between)
-    )
+    return {
+        "validation": costs.validation.get(found.validation, 0.0) * looks(True),
+        "general_holdout": costs.general.get(found.general, 0.0) * looks(found.general_between),
+        "benchmark": costs.questions * looks(found.questions_between),
+        "degeneration": costs.generation * looks(found.generation_between),
+    }

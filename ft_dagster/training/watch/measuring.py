@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from transformers import AutoConfig
 
@@ -24,8 +24,10 @@ from ft_dagster.training.watch.budget import (
     Allotment,
     Attends,
     Costs,
+    Figure,
     ForwardWork,
     Limited,
+    Split,
     allot,
     forward_share,
     work_of,
@@ -35,8 +37,12 @@ from ft_dagster.training.watch.flops import FlopsModel
 from ft_dagster.training.watch.held_out import HeldOutBlock, HeldOutSample, blocks_of
 
 TOKENS = FlopsModel(1, 0, 0)  # the unit where FLOPs cannot be counted
-Split = Literal["validation", "general_holdout"]  # of a mixture
-Figure = Literal[Split, "benchmark", "degeneration"]
+NAMES: dict[Figure, str] = {
+    "validation": "validation loss",
+    "general_holdout": "general holdout loss",
+    "benchmark": "general benchmark",
+    "degeneration": "general prompts",
+}
 UNITS: dict[Split, str] = {"validation": "examples", "general_holdout": "texts"}
 
 
@@ -80,14 +86,14 @@ class Measuring:
     def words(self) -> dict[str, str]:
         """Return figure -> on what it is measured, and at which looks."""
         said = {
-            f"{split.replace('_', ' ')} loss": f"on {self.samples[split]} {unit}{self._when(split)}"
+            NAMES[split]: f"on {self.samples[split]} {unit}{self._when(split)}"
             for split, unit in UNITS.items()
             if split in self.samples
         }
         if self.benchmark is not None:
-            said["general benchmark"] = f"on {self.benchmark.asked}{self._when('benchmark')}"
+            said[NAMES["benchmark"]] = f"on {self.benchmark.asked}{self._when('benchmark')}"
         if self.prompts is not None:
-            said["general prompts"] = f"on {len(WATCHED)} prompts{self._when('degeneration')}"
+            said[NAMES["degeneration"]] = f"on {len(WATCHED)} prompts{self._when('degeneration')}"
         return said
 
     def sentence(self) -> str:
@@ -96,14 +102,22 @@ class Measuring:
         listed = "; ".join(f"{figure} {how}" for figure, how in self.words().items())
         unit = "FLOPs" if self.flops else "tokens"
         count = f"{found.evaluations} evaluation{'s' * (found.evaluations > 1)}"
-        share = found.spent / self.training
-        said = f"measuring takes {share:.1%} of the training's {unit}, {count}: {listed}"
-        if found.over and found.allowed is not None:
-            share = found.allowed / self.training
-            said += (
-                f". Above its budget of {share:.1%}: fewer than {FEWEST} examples of each would say little"
-            )
-        return said
+        return f"measuring takes {self._share(found.spent)} of the training's {unit}, {count}: {listed}"
+
+    def warning(self) -> str | None:
+        """Say what is above the budget, by how much, and why it is measured all the same; None within it."""
+        found = self.allotment
+        if not found.over or found.allowed is None:
+            return None
+        budget = self._share(found.allowed)
+        parts = ", ".join(f"{NAMES[name]} {self._share(part)}" for name, part in found.parts.items() if part)
+        return (
+            f"measuring is above its budget of {budget} (training.watch.budget): {parts}. "
+            f"Fewer than {FEWEST} examples of each would say little, and questions and limits are as declared"
+        )
+
+    def _share(self, cost: float) -> str:
+        return f"{cost / self.training:.1%}"
 
     def _when(self, figure: Figure) -> str:
         return "" if self.due(figure, end=False) else ", at the first and the last look"

@@ -16,7 +16,7 @@ from ft_dagster.training.contract import Member, TrainingRun
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import curves, degeneration, forgetting, rate, spectrum
-from ft_dagster.training.watch.budget import ForwardWork
+from ft_dagster.training.watch.budget import ForwardWork, Split
 from ft_dagster.training.watch.falls import ANSWERS, looks_of
 from ft_dagster.training.watch.held_out import (
     BY_EXAMPLE,
@@ -25,7 +25,7 @@ from ft_dagster.training.watch.held_out import (
     losses_of,
     rows_at_once,
 )
-from ft_dagster.training.watch.measuring import UNITS, Measuring, Split
+from ft_dagster.training.watch.measuring import UNITS, Measuring
 from ft_dagster.training.watch.reporting import Reports
 
 if TYPE_CHECKING:
