@@ -24,7 +24,7 @@ from ft_dagster.launch.leases import of_host
 from ft_dagster.settings import load_settings
 from ft_dagster.store import read_head
 from ft_dagster.training.checkpoints import complete
-from tests.e2e.instance import BIN, LAUNCH, PARTITION, REPOSITORY, ask, free_port, running, wait_until
+from tests.e2e.instance import BIN, ask, free_port, launch, running, wait_until
 from tests.e2e.project import UP_TO_PLAN, command_environment, edit, write_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -64,18 +64,7 @@ class House:
         return self.program("daemon", "dagster-daemon", "run")
 
     def launch(self, *assets: str) -> str:
-        params = {
-            "selector": {
-                **REPOSITORY,
-                "pipelineName": "__ASSET_JOB",
-                "assetSelection": [{"path": [asset]} for asset in assets],
-            },
-            "mode": "default",
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": KEY}]},
-        }
-        launched = ask(self.port, LAUNCH, params=params)["launchPipelineExecution"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        return str(launched["run"]["runId"])
+        return launch(self.port, KEY, *assets)
 
     @contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
@@ -160,7 +149,6 @@ def house(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
         stack.enter_context(house.web())
         with house.daemon():
             wait_until(lambda: ask(house.port, "{ version }"))
-            ask(house.port, PARTITION, selector=REPOSITORY, name="ft_dagster_variant", key=KEY)
             assert house.end_of(house.launch(*UP_TO_PLAN, "fine_tuned_model")) == dg.DagsterRunStatus.SUCCESS
             house.digest = house.model().digest
         yield house

@@ -1,5 +1,7 @@
 """A webserver and a daemon over HTTP, as a person starts them."""
 
+from __future__ import annotations
+
 import json
 import signal
 import socket
@@ -10,26 +12,44 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 BIN = Path(sys.executable).parent
 Answer = TypeVar("Answer")
-
 
 LAUNCH = """
 mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }
 """
-
-
 PARTITION = """
 mutation($selector: RepositorySelector!, $name: String!, $key: String!) {
   addDynamicPartition(repositorySelector: $selector, partitionsDefName: $name, partitionKey: $key) {
     __typename } }
 """
-
-
+RUN = """
+query($id: ID!) { runOrError(runId: $id) { ... on Run { status tags { key value }
+  assetMaterializations { assetKey { path } partition metadataEntries { label } }
+  eventConnection { events { __typename
+    ... on AssetCheckEvaluationEvent { evaluation { checkName success description } }
+    ... on ExecutionStepFailureEvent { stepKey failureMetadata { description } error { message } } } } } } }
+"""
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 REPOSITORY = {"repositoryLocationName": "ft_dagster", "repositoryName": "__repository__"}
+
+
+class EndedRun(NamedTuple):
+    """A run that has ended, as Dagster's API tells of it. `checks`: name -> whether it passed, and its
+    sentence; `failures`: step -> what it said.
+    """
+
+    run_id: str
+    run: dict[str, Any]
+    checks: dict[str, tuple[bool, str]]
+    failures: dict[str, str]
+
+    @property
+    def status(self) -> str:
+        return str(self.run["status"])
 
 
 @contextmanager
@@ -60,6 +80,45 @@ def ask(port: int, query: str, **variables: Any) -> Any:
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())["data"]
+
+
+def launch(port: int, key: str, *assets: str) -> str:
+    """The id of a run of these assets of a variant, launched as Dagster's UI does."""
+    ask(port, PARTITION, selector=REPOSITORY, name="ft_dagster_variant", key=key)  # if no sensor has yet
+    params = {
+        "selector": {
+            **REPOSITORY,
+            "pipelineName": "__ASSET_JOB",
+            "assetSelection": [{"path": [asset]} for asset in assets],
+        },
+        "mode": "default",
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": key}]},
+    }
+    launched = ask(port, LAUNCH, params=params)["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    return str(launched["run"]["runId"])
+
+
+def ended(port: int, run_id: str, patience: float = 400) -> EndedRun:
+    """Wait for the end of a run."""
+
+    def finished() -> dict[str, Any] | None:
+        run: dict[str, Any] = ask(port, RUN, id=run_id)["runOrError"]
+        return run if run["status"] in ENDED else None
+
+    run = wait_until(finished, patience)
+    events = run.pop("eventConnection")["events"]
+    found = [each["evaluation"] for each in events if each["__typename"] == "AssetCheckEvaluationEvent"]
+    failed = [each for each in events if each["__typename"] == "ExecutionStepFailureEvent"]
+    return EndedRun(
+        run_id,
+        run,
+        {each["checkName"]: (each["success"], each["description"] or "") for each in found},
+        {
+            each["stepKey"]: (each["failureMetadata"] or {}).get("description") or each["error"]["message"]
+            for each in failed
+        },
+    )
 
 
 def wait_until(question: Callable[[], Answer | None], patience: float = 180) -> Answer:

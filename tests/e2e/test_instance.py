@@ -13,16 +13,20 @@ from ft_dagster.automation.processes.instance import workspace_file, write_home
 from ft_dagster.cli import app
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, read_head
-from tests.e2e.instance import BIN, LAUNCH, PARTITION, REPOSITORY, ask, free_port, running, wait_until
+from tests.e2e.instance import (
+    BIN,
+    ask,
+    ended,
+    free_port,
+    launch,
+    running,
+    wait_until,
+)
 from tests.e2e.project import UP_TO_PLAN, command_environment, edit, write_project
 from tests.present import present
 from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
-RUN = """
-query($id: ID!) { runOrError(runId: $id) { ... on Run { status tags { key value }
-  assetMaterializations { assetKey { path } partition metadataEntries { label } } } } }
-"""
 
 
 @pytest.fixture(scope="module")
@@ -50,29 +54,11 @@ def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back
     web: list[str | Path] = [BIN / "dagster-webserver", "-p", str(port), *target]
     with running(web, environment), running([BIN / "dagster-daemon", "run", *target], environment):
         wait_until(lambda: ask(port, "{ version }"))
-        ask(port, PARTITION, selector=REPOSITORY, name="ft_dagster_variant", key="acme.places")
-        params = {
-            "selector": {
-                **REPOSITORY,
-                "pipelineName": "__ASSET_JOB",
-                "assetSelection": [{"path": [a]} for a in UP_TO_PLAN],
-            },
-            "mode": "default",
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "acme.places"}]},
-        }
-        launched = ask(port, LAUNCH, params=params)["launchPipelineExecution"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        ended = ("SUCCESS", "FAILURE", "CANCELED")
-
-        def finished() -> dict[str, Any] | None:
-            run = ask(port, RUN, id=launched["run"]["runId"])["runOrError"]
-            return run if run["status"] in ended else None
-
-        run = wait_until(finished)
-    assert run["status"] == "SUCCESS"
-    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+        done = ended(port, launch(port, "acme.places", *UP_TO_PLAN))
+    assert done.status == "SUCCESS"
+    tags = {tag["key"]: tag["value"] for tag in done.run["tags"]}
     assert (tags["ft/tenant"], tags["ft/variant"], tags["ft/reason"]) == ("acme", "acme.places", "ui")
-    made = {m["assetKey"]["path"][0]: m for m in run["assetMaterializations"]}
+    made = {m["assetKey"]["path"][0]: m for m in done.run["assetMaterializations"]}
     assert set(made) == set(UP_TO_PLAN)
     assert {made[name]["partition"] for name in UP_TO_PLAN if name != "general_corpus"} == {"acme.places"}
     labels = {entry["label"] for entry in made["training_plan"]["metadataEntries"]}
