@@ -75,13 +75,16 @@ def _project(folder: Path, base: Path, rows: Iterable[dict[str, Any]], change: C
     return project
 
 
-RISE = 0.12  # nats by which each generation is worse: less than the 0.15 that a version may lose to the last
+# Nats by which the generations are worse than the first: by less than the 0.15 that a version may lose to
+# the one before, so far that this is shown; the last by more than the reference allows.
+RISES = (0.09, 0.18, 0.30)
+REFERENCE = 0.25
 STEPS, LOOKS = 100, 25  # of the first version; the others are trained more briefly
 
 
 def eroding(folder: Path, base: Path) -> Path:
     """A project with three versions released, whose fourth is declared and not run. Each has learned less of
-    the task than the one before, by less than the margin of 0.15 nats; the fourth has lost more than 0.3.
+    the task than the one before, by less than the margin; the fourth has lost more than `REFERENCE`.
     """
     rows = (
         {"instruction": f"Where is the {thing} of the {place} in house {n}?", "input": "",
@@ -91,15 +94,17 @@ def eroding(folder: Path, base: Path) -> Path:
 
     def first(content: dict[str, Any]) -> None:
         content["training"].update(learning_rate=2e-3, max_length=128, max_steps=STEPS)
+        content["gates"].update(reference_loss_margin=REFERENCE)
         content["training"].update(evaluations=LOOKS, watch={"budget": None}, keep_best=1)
 
     project = _project(folder, base, rows, first)
     materialize(project)
     curve = _curve(made(project, "fine_tuned_model"))
-    for generation in (1, 2, 3):
-        worse = curve[STEPS] + RISE * generation
-        train_as(project, max_steps=max(step for step, loss in curve.items() if loss >= worse), evaluations=1)
-        if generation < 3:
+    for rise in RISES:
+        worse = curve[STEPS] + rise
+        steps = min((step for step in curve if step), key=lambda step, at=worse: abs(curve[step] - at))  # type: ignore[misc]
+        train_as(project, max_steps=steps, evaluations=1)
+        if rise != RISES[-1]:
             materialize(project)
     return project
 
