@@ -35,7 +35,7 @@ pytestmark = pytest.mark.long
 if MISSING:
     pytest.skip(f"Slurm is not installed: no {', '.join(MISSING)}", allow_module_level=True)
 DEPLOY = Path(__file__).parents[2] / "deploy/slurm"
-KEY, dg.DagsterRunStatus = "acme.places", dg.DagsterRunStatus
+KEY = "acme.places"
 ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 PATIENCE = 600.0  # seconds
 PASSED = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "OMP_NUM_THREADS")
