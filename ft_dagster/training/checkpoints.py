@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ class Checkpoint:
     recipe: str
     validation_loss: float | None
     files: tuple[tuple[str, int, str], ...]
+    torch: str | None = None  # which wrote it; older ones do not say
 
     @property
     def size(self) -> int:
@@ -93,6 +96,7 @@ def commit(folder: Path, step: int, recipe: str, validation_loss: float | None) 
         "schema_version": SCHEMA_VERSION,
         "step": step,
         "recipe": recipe,
+        "torch": _torch(),
         "validation_loss": validation_loss,
         "files": [list(file) for file in hash_folder(folder)],
     }
@@ -104,6 +108,29 @@ def complete(root: Path) -> list[Checkpoint]:
     """Return all folders with a readable manifest, oldest first; their files are not verified."""
     found = [_read(folder) for folder in root.glob(f"{PREFIX}*")]
     return sorted((c for c in found if c is not None), key=lambda checkpoint: checkpoint.step)
+
+
+def unusable(folder: Path) -> str | None:
+    """Return what keeps the checkpoint of a folder from use, in words; None if nothing does."""
+    checkpoint = _read(folder)
+    return "incomplete" if checkpoint is None else _of_another_torch(checkpoint) or damage(checkpoint)
+
+
+def _of_another_torch(checkpoint: Checkpoint) -> str | None:
+    """Return that another torch wrote it, in words: who goes on from it ends in a model that neither of the
+    two makes alone.
+    """
+    if checkpoint.torch in (None, _torch()):
+        return None
+    return (
+        f"written by torch {checkpoint.torch}, and this is {_torch()}; the one that wrote it goes on from it"
+    )
+
+
+@cache
+def _torch() -> str:
+    """Return torch's version, which names its build (`2.9.0+cu128`), without loading it."""
+    return version("torch")
 
 
 def damage(checkpoint: Checkpoint) -> str | None:
@@ -122,7 +149,7 @@ def damage(checkpoint: Checkpoint) -> str | None:
 
 def newest_good(root: Path) -> Checkpoint | None:
     """Return the newest checkpoint that verifies, of whichever recipe."""
-    return next((found for found in reversed(complete(root)) if damage(found) is None), None)
+    return next((found for found in reversed(complete(root)) if unusable(found.folder) is None), None)
 
 
 def usable(
@@ -143,6 +170,8 @@ def usable(
             say(f"{folder.name}: incomplete, passed over")
         elif checkpoint.recipe != recipe:
             say(f"{folder.name}: made by another recipe (other data, settings or seed), passed over")
+        elif problem := _of_another_torch(checkpoint):
+            say(f"{folder.name}: {problem}, passed over")
         else:
             found.append(checkpoint)
     for checkpoint in sorted(found, key=first):
@@ -166,7 +195,7 @@ def prune(root: Path, recipe: str, keep_best: int, keep_last: int, *, exportable
     """Remove this recipe's checkpoints except the best by validation loss and the last of those at the steps
     `exportable`, and the newest of all, from which a training goes on.
     """
-    mine = [checkpoint for checkpoint in complete(root) if checkpoint.recipe == recipe]
+    mine = [each for each in complete(root) if each.recipe == recipe and not _of_another_torch(each)]
     choice = [checkpoint for checkpoint in mine if checkpoint.step in exportable]
     judged = sorted((c for c in choice if c.validation_loss is not None), key=lambda c: c.rank)
     kept = {c.step for c in [*judged[:keep_best], *choice[-keep_last:], *mine[-1:]]}
@@ -207,7 +236,8 @@ def _read(folder: Path) -> Checkpoint | None:
             return None
         files = tuple((str(path), int(size), str(digest)) for path, size, digest in content["files"])
         loss = content["validation_loss"]
-        return Checkpoint(folder, int(content["step"]), str(content["recipe"]), loss, files)
+        step, recipe = int(content["step"]), str(content["recipe"])
+        return Checkpoint(folder, step, recipe, loss, files, content.get("torch"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
