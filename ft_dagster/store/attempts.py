@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -38,6 +38,10 @@ class Attempt:
         return self.folder / "evidence"
 
 
+def _nobody_asks() -> None:
+    pass
+
+
 def begin_attempt(store: Store, place: Place, work: Path) -> Attempt:
     """Open an attempt: in the store itself where that is a folder, else in `work`."""
     name = uuid.uuid4().hex[:12]
@@ -53,18 +57,26 @@ def abandon_attempt(attempt: Attempt) -> None:
     shutil.rmtree(attempt.folder, ignore_errors=True)
 
 
-def commit_attempt(store: Store, attempt: Attempt, manifest: Mapping[str, object]) -> Artifact:
-    """Make an attempt the artifact of its key; `manifest` is a statement over its files.
+def commit_attempt(
+    store: Store,
+    attempt: Attempt,
+    manifest: Mapping[str, object],
+    may_commit: Callable[[], None] = _nobody_asks,
+) -> Artifact:
+    """Make an attempt the artifact of its key; `manifest` is a statement over its files. `may_commit` is
+    called before files are sent and before the manifest is written, and raises where neither may happen.
 
     Of two writers one creates the manifest, and the other gets what stands; other content is recorded as a
     divergence. Whatever is raised here, the manifest may stand: nothing of the attempt in the store may be
     removed any more.
     """
+    may_commit()
     if attempt.in_store:
         write_out(attempt.folder)
     else:
         _upload(store, attempt, manifest)
     note_digest(store, Artifact(attempt.place, predicate_of(manifest)))
+    may_commit()
     _create_manifest(store, attempt.place, as_stored(manifest))
     standing = find_artifact(store, attempt.place)
     if standing is None:

@@ -107,7 +107,7 @@ class RemoteCreation:
         self._locks.mkdir(parents=True, exist_ok=True)
         with (self._locks / f"store-{name}.lock").open("a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self._claim(_name_of(lock))
+            self._claim(name_of(lock))
             yield
 
     def _claim(self, mine: str) -> None:
@@ -137,7 +137,7 @@ class RemoteCreation:
         return found if isinstance(found, dict) else {}
 
 
-def _name_of(lock: Any) -> str:
+def name_of(lock: Any) -> str:
     """Return the name that a lock file has in it, given at its first use."""
     lock.seek(0)
     name = str(lock.read()).strip()

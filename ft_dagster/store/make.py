@@ -6,7 +6,7 @@ import errno
 import fcntl
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ft_dagster.stage_entries import version_of
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact
 from ft_dagster.store.attempts import Attempt, abandon_attempt, begin_attempt, commit_attempt, files_of
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.exclusive import name_of
 from ft_dagster.store.removal import finish_removal, keep, kept_in_use
 
 
@@ -40,24 +41,38 @@ class Recipe:
         return Place(self.prefix, self.stage, stage_key(self.stage, version, self.inputs, self.spec))
 
 
+Claiming = Callable[[], AbstractContextManager[Callable[[], None]]]
+
+
+@contextmanager
+def unclaimed() -> Iterator[Callable[[], None]]:
+    """Claim nothing: of two hosts that build the same key at once both work, and one commits."""
+    yield lambda: None
+
+
 def make_artifact(
-    store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], Mapping[str, object]]
+    store: Store,
+    work: Path,
+    recipe: Recipe,
+    build: Callable[[Attempt], Mapping[str, object]],
+    claiming: Claiming = unclaimed,
 ) -> Artifact:
     """Return the artifact of `recipe`: the committed one, else what `build` writes into an attempt.
 
     `build` fills `attempt.payload` and `attempt.evidence` and returns the manifest's figures. When it
     raises, nothing of the attempt stays. Two runs of this host never build the same key at once. What is
-    being removed is made again; what it is made from is kept meanwhile.
+    being removed is made again; what it is made from is kept meanwhile. `claiming` waits for other hosts, and
+    gives what raises where the attempt may not be committed any more.
     """
     standing = find_artifact(store, recipe.place)
     if standing and keep(store, standing):
         return standing
-    with host_lock(work, recipe.place.path):
+    with host_lock(work, recipe.place.path), claiming() as may_commit:
         standing = _kept(store, recipe.place)
         if standing is not None:
             return standing
         with kept_in_use(store, recipe.artifacts):
-            return _build(store, work, recipe, build)
+            return _build(store, work, recipe, build, may_commit)
 
 
 def _kept(store: Store, place: Place) -> Artifact | None:
@@ -70,7 +85,11 @@ def _kept(store: Store, place: Place) -> Artifact | None:
 
 
 def _build(
-    store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], Mapping[str, object]]
+    store: Store,
+    work: Path,
+    recipe: Recipe,
+    build: Callable[[Attempt], Mapping[str, object]],
+    may_commit: Callable[[], None],
 ) -> Artifact:
     """Build and commit an artifact. Until its manifest is written an attempt may be removed; after that
     nothing is, for it may stand.
@@ -83,7 +102,7 @@ def _build(
         except BaseException:
             abandon_attempt(attempt)
             raise
-        return commit_attempt(store, attempt, manifest)
+        return commit_attempt(store, attempt, manifest, may_commit)
 
 
 def _manifest(
@@ -135,6 +154,17 @@ def host_lock(work: Path, name: str) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def work_id(work: Path) -> str:
+    """Return the name of a work folder, given at its first use: locks of two folders do not know of each
+    other.
+    """
+    path = work / "locks" / "id"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return name_of(file)
 
 
 def is_being_made(work: Path, place: Place) -> bool:

@@ -21,6 +21,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.stage_entries import ENTRIES
 from ft_dagster.store.artifacts import TOMBSTONE_VERSION, Artifact, Place, Removed, stated
 from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.numbered import highest_number, numbered
 from ft_dagster.store.remote_errors import unreachable
 
 log = logging.getLogger(__name__)
@@ -157,8 +158,7 @@ def _tombstone(manifest: bytes, claim: _Claim) -> dict[str, object]:
 
 
 def _last_claim(store: Store, artifact: Artifact) -> _Claim:
-    numbers = [name.removesuffix(".json") for name in store.names(_folder(artifact))]
-    number = max((int(name) for name in numbers if name.isascii() and name.isdigit()), default=0)
+    number = highest_number(store, _folder(artifact))
     if number == 0:
         return _Claim(0, "", 0.0, "")
     path = _path(artifact, number)
@@ -188,7 +188,7 @@ def _folder(artifact: Artifact) -> str:
 
 
 def _path(artifact: Artifact, number: int) -> str:
-    return f"{_folder(artifact)}/{number:06d}.json"
+    return numbered(_folder(artifact), number)
 
 
 def _seconds(date: str) -> float:
