@@ -29,6 +29,7 @@ TYPES_ONLY = {  # what a stage is called with
     "ft_dagster.workspace.stage": {"input_view", "workspace"},
     "ft_dagster.workspace.input_view": {"workspace"},
     "ft_dagster.workspace.programs": {"workspace"},
+    "ft_dagster.workspace.kept_training": {"workspace"},
     "ft_dagster.workspace.build_context": {"workspace"},
 }
 

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -91,11 +92,20 @@ def variant_asset(
         launcher: Programs = getattr(context.resources, graph.name(LAUNCHER))
         with failures(context, lambda: tenants.settings().retries):
             reason = context.run.tags.get("ft/reason", "materialized")
-            run_of = RunOf(context.run_id, reason, saying(context), lambda: _pipes(context))
+            ended = partial(has_ended, context.instance, context.run_id)
+            run_of = RunOf(context.run_id, reason, saying(context), lambda: _pipes(context), ended)
             key = variant_of(context)
             return run(context, Workspace(tenants.settings(), key, run_of, launcher=launcher.open()))
 
     return asset
+
+
+def has_ended(instance: dg.DagsterInstance, own: str, run_id: str) -> bool:
+    """Say whether a run is known to have ended. So has any other process of this run, `own`: Dagster starts a
+    run again only where it found its process gone.
+    """
+    run = instance.get_run_by_id(run_id)
+    return run_id == own or (run is not None and run.is_finished)
 
 
 def described(function: Callable[..., Any]) -> str:

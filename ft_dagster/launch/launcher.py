@@ -99,15 +99,22 @@ class Launcher(Protocol[R]):
         """Give back what it was lent, bring its output to RUN_DIR/output. Raises ProgramFailed."""
 
 
-def carry_out(launcher: Launcher[R], job: Job, say: Say) -> ProgramResult:
+def _nobody_attends() -> None:
+    pass
+
+
+def carry_out(
+    launcher: Launcher[R], job: Job, say: Say, attend: Callable[[], None] = _nobody_attends
+) -> ProgramResult:
     """Run the job to its end; returns its result.json. Raises ProgramFailed; what is raised here meanwhile
-    (an interrupt) cancels the job, and is raised again once nothing of it is left.
+    (an interrupt, or by `attend`, which is called about once a second) cancels the job, and is raised again
+    once nothing of it is left.
     """
     launcher.stage_in(job)
     started = launcher.start(job, say)
     try:
         while (code := launcher.report(started, say)) is None:
-            pass
+            attend()
     except BaseException:
         launcher.cancel(started)
         raise

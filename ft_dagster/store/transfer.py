@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
 from ft_dagster.errors import UserError
@@ -23,6 +23,7 @@ TRIES = 3  # of one transfer; s3fs and botocore already try each request again, 
 FIRST_WAIT = 0.5
 SENT = 3  # times a file is sent that does not come back as it was
 OTHER_BYTES = "has other bytes than when it was made"
+WHO_WROTE_IT = "See who wrote it, and whose credentials these were; then delete it, and run the variant again"
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -88,6 +89,20 @@ def fetch(store: Store, file: Transfer, drafts: Path) -> None:
         draft.replace(file.local)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def is_below(path: str) -> bool:
+    """Say whether a path names something below the folder that it is of, and nothing else."""
+    plain = PurePosixPath(path)
+    return bool(plain.parts) and not plain.is_absolute() and ".." not in plain.parts and "\0" not in path
+
+
+def below(folder: Path, path: str, listed_in: str) -> Path:
+    """Return a file of a folder by its path there. Raises UserError for a path that leads out of it."""
+    if not is_below(path):
+        problem = "names a file that is not below the output of its training"
+        raise UserError(problem, file=listed_in, value=path, fix=WHO_WROTE_IT)
+    return folder / path
 
 
 def each_at_once(work: Callable[[T], R], those: Sequence[T]) -> list[R]:

@@ -21,11 +21,13 @@ from ft_dagster.models.derived import (
     parent_artifact,
     started_from,
 )
+from ft_dagster.program import TRAINING
 from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.roots import Roots
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import GENERAL_CORPUS, MODEL_EXPORT
 from ft_dagster.store import SHARED, Artifact, Attempt
+from ft_dagster.store.training_claim import TrainingClaim
 from ft_dagster.training.contract import ParentAdapter
 from ft_dagster.workspace.past import Past
 
@@ -43,6 +45,7 @@ class BuildContext:
         self._asks = asks
         # Folders of programs, and what they left in the store, until what they made is committed.
         self.finished: dict[Path, str] = {}
+        self.claim: TrainingClaim | None = None  # of who trains
 
     @property
     def key(self) -> VariantKey:
@@ -179,9 +182,10 @@ class BuildContext:
         )
         output = run_dir / "output"
         output.mkdir(parents=True, exist_ok=True)
-        self._workspace.recall(program, run_dir, left_at)
+        if program == TRAINING:
+            self._workspace.recall(run_dir, left_at, request(output))
         result = self._workspace.run_program(
-            program, run_dir, request(output), leased=leased, left_at=left_at
+            program, run_dir, request(output), leased=leased, left_at=left_at, claim=self.claim
         )
         (output / "result.json").unlink(missing_ok=True)  # what is taken here is not there a second time
         for part in ("payload", "evidence"):
@@ -192,5 +196,5 @@ class BuildContext:
                     shutil.move(file, target / file.name)
                 else:
                     (shutil.copytree if file.is_dir() else shutil.copy2)(file, target / file.name)
-        self.finished[run_dir] = left_at
+        self.finished[run_dir] = left_at if program == TRAINING else ""
         return result["figures"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,18 @@ from ft_dagster.launch.choice import ask_of, launcher_of
 from ft_dagster.launch.launcher import Belongings, Job, carry_out
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.launch.remote.staging import forget, kept_by_nodes
+from ft_dagster.launch.remote.staging import kept_by_nodes
 from ft_dagster.planning.judging import Judges
 from ft_dagster.program import TRAINING, ProgramResult
 from ft_dagster.settings import LOCAL
 from ft_dagster.spec import VariantSpec
+from ft_dagster.store.checkpoint_mirror import forget, newest_in_store
+from ft_dagster.store.remote_errors import unreachable
+from ft_dagster.store.training_claim import TrainingClaim
 from ft_dagster.training.checkpoints import MANIFEST, newest_good
 from ft_dagster.training.contract import CHECKPOINTS
 from ft_dagster.workspace.judging_devices import ask_to_judge, judges_of
+from ft_dagster.workspace.kept_training import kept_training, mirrored
 
 if TYPE_CHECKING:
     from ft_dagster.workspace.workspace import Workspace
@@ -37,10 +42,17 @@ class TrainingStopped(Exception):
 
 
 def run_program(
-    workspace: Workspace, program: str, run_dir: Path, request: BaseModel, *, leased: bool, left_at: str = ""
+    workspace: Workspace,
+    program: str,
+    run_dir: Path,
+    request: BaseModel,
+    *,
+    leased: bool,
+    left_at: str = "",
+    claim: TrainingClaim | None = None,
 ) -> ProgramResult:
     """Run a program of this package on `request`, its run.json; returns its result.json. `left_at`: of
-    `left_by_nodes`.
+    `left_by_nodes`. `claim`: of a training, which ends once another run took it over.
 
     Raises ProgramFailed, and TrainingStopped; what is raised here meanwhile cancels it.
     """
@@ -49,7 +61,12 @@ def run_program(
     things = Belongings(left_at, workspace.lent, workspace.cache, CHECKPOINTS, MANIFEST)
     ask = _ask(workspace, program, request) if leased else None
     try:
-        with workspace.run.reporting() if training else nullcontext({}) as environment:
+        with (
+            _training(workspace, run_dir, left_at, claim, request) if training else _plain() as (
+                environment,
+                attend,
+            )
+        ):
             job = Job(
                 program,
                 run_dir,
@@ -60,7 +77,7 @@ def run_program(
                 things,
                 workspace.settings.store_profiles.of(workspace.key.tenant),
             )
-            result = carry_out(launcher, job, workspace.run.say)
+            result = carry_out(launcher, job, workspace.run.say, attend)
     except ProgramFailed as failure:
         failure.kept = _kept(workspace, run_dir, things) if training else None
         raise
@@ -72,7 +89,7 @@ def run_program(
             workspace.run.say(f"Cancelled. Kept: {kept}. Run it again: it goes on from there")
         raise
     if result.get("status") == "stopped":
-        if training and workspace.settings.launcher != LOCAL:
+        if training and workspace.keeps_in_store:
             forget(workspace.store, left_at)
         stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
         raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
@@ -81,14 +98,37 @@ def run_program(
     return result
 
 
+Surroundings = tuple[Mapping[str, str], Callable[[], None]]  # its environment, and what to call meanwhile
+
+
+@contextmanager
+def _plain() -> Iterator[Surroundings]:
+    yield {}, lambda: None
+
+
+@contextmanager
+def _training(
+    workspace: Workspace, run_dir: Path, left_at: str, claim: TrainingClaim | None, request: BaseModel
+) -> Iterator[Surroundings]:
+    kept = kept_training(workspace, run_dir, left_at, claim, request)
+    with workspace.run.reporting() as environment, kept as attend:
+        yield environment, attend
+
+
 def _kept(workspace: Workspace, run_dir: Path, things: Belongings) -> str:
     """Say what a training that ended early left to go on from."""
-    if workspace.settings.launcher == LOCAL:
-        return _kept_here(run_dir / "output")
+    here = _kept_here(run_dir / "output") if workspace.settings.launcher == LOCAL else None
+    if here is not None and not workspace.mirrors_checkpoints:
+        return here
     try:
-        return kept_by_nodes(workspace.store, things)
-    except OSError as error:
-        return f"what the store has, which is out of reach ({error})"
+        if here is None:
+            return kept_by_nodes(workspace.store, things)
+        newest = newest_in_store(workspace.store, mirrored(things.place))
+        return f"{here}; on other hosts {'nothing' if newest is None else workspace.store.uri(newest)}"
+    except Exception as error:  # what led here is told
+        if not (isinstance(error, OSError) or unreachable(error)):
+            raise
+        return f"{'' if here is None else f'{here}; '}what the store has, which is out of reach ({error})"
 
 
 def _ask(workspace: Workspace, program: str, request: BaseModel) -> Ask:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,13 +33,16 @@ from ft_dagster.store import (
     SHARED,
     Artifact,
     Attempt,
+    Place,
     Store,
     find_artifact,
     read_head,
     verify_artifact,
     write_head,
 )
-from ft_dagster.store.make import Recipe, host_lock, make_artifact
+from ft_dagster.store.checkpoint_mirror import CheckpointMirror, forget
+from ft_dagster.store.make import Claiming, Recipe, host_lock, make_artifact, unclaimed
+from ft_dagster.store.training_claim import TrainingClaim
 from ft_dagster.training.kept_base import KEPT_BASES
 from ft_dagster.workspace.answer_engine import TRANSFORMERS, Engine, may_be_vllm, not_by_vllm, without_room
 from ft_dagster.workspace.build_context import BuildContext
@@ -64,16 +67,22 @@ def _nobody_listens() -> Iterator[Mapping[str, str]]:
     yield {}
 
 
+def _nobody_knows(run_id: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class RunOf:
     """Says who asked: recorded in heads, leases and the release log. `reporting` gives a program the
-    environment in which it reports its progress, where somebody listens.
+    environment in which it reports its progress, where somebody listens. `has_ended`: whether a run is known
+    to have ended, by its id.
     """
 
     id: str = "by-hand"
     reason: str = "by hand"
     say: Say = print
     reporting: Reporting = _nobody_listens
+    has_ended: Callable[[str], bool] = _nobody_knows
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,11 @@ class Workspace:
         """Return the folders that were asked for so far, for programs on other machines."""
         return {}
 
+    @cached_property
+    def mirrors(self) -> dict[Path, CheckpointMirror]:
+        """Return the mirrors of the trainings that were run so far, by their folders."""
+        return {}
+
     @property
     def project(self) -> Path:
         return self.settings.project
@@ -129,6 +143,18 @@ class Workspace:
         know.
         """
         return self.cache / KEPT_BASES if self.settings.launcher == LOCAL else None
+
+    @property
+    def mirrors_checkpoints(self) -> bool:
+        """Say whether a training's checkpoints are sent to the store while it runs: to one that is remote. A
+        folder outlives a run no more than `work` does.
+        """
+        return self.settings.launcher == LOCAL and self.store.remote
+
+    @property
+    def keeps_in_store(self) -> bool:
+        """Say whether a training leaves in the store what it goes on from."""
+        return self.settings.launcher != LOCAL or self.mirrors_checkpoints
 
     @property
     def prefix(self) -> str:
@@ -328,14 +354,15 @@ class Workspace:
 
         work, place = self.settings.work_folder, recipe.place
         # What one variant makes another of the tenant takes over under the same key: they take turns.
+        claiming: Claiming = (
+            partial(_claiming, self, place, context) if TRAINING in stage.programs else unclaimed
+        )
         turns = Past.made_beside.__name__ in stage.asks
         with host_lock(work, f"{self.key.tenant}/{stage.name}/{place.key}") if turns else nullcontext():
-            artifact = make_artifact(self.store, work, recipe, build)
+            artifact = make_artifact(self.store, work, recipe, build, claiming)
         for run_dir, left_at in context.finished.items():
             shutil.rmtree(run_dir, ignore_errors=True)
-            if self.settings.launcher != LOCAL:
-                from ft_dagster.launch.remote.staging import forget
-
+            if left_at and self.keeps_in_store:
                 forget(self.store, left_at)
         how = "reused, no work done" if artifact.reused else "made"
         self.run.say(f"{stage.name} {artifact.digest[:12]} {how}")
@@ -360,26 +387,48 @@ class Workspace:
         """Return where in the store the nodes of a cluster leave what they go on from; see `run_dir`."""
         return f"{attempt.place.path}/{NODES}{part}/evidence"
 
-    def recall(self, program: str, run_dir: Path, left_at: str) -> None:
-        """Have in a training's folder what its newest try on a cluster was asked and said."""
-        if program == TRAINING and self.settings.launcher != LOCAL:
+    def recall(self, run_dir: Path, left_at: str, asked: BaseModel) -> None:
+        """Have in a training's folder what its newest try left in the store: on a cluster what it was asked
+        and said, on another host its checkpoints. `asked`: of it, as far as is known without them.
+        """
+        if self.settings.launcher == LOCAL:
+            from ft_dagster.workspace.kept_training import fetch_checkpoints
+
+            fetch_checkpoints(self, run_dir, left_at, asked)
+        else:
             from ft_dagster.launch.remote.staging import recall
 
             recall(self.store, left_at, run_dir)
 
     def run_program(
-        self, program: str, run_dir: Path, request: BaseModel, *, leased: bool, left_at: str = ""
+        self,
+        program: str,
+        run_dir: Path,
+        request: BaseModel,
+        *,
+        leased: bool,
+        left_at: str = "",
+        claim: TrainingClaim | None = None,
     ) -> ProgramResult:
         """Run a program, see `programs.run_program`."""
         from ft_dagster.workspace.programs import run_program
 
-        return run_program(self, program, run_dir, request, leased=leased, left_at=left_at)
+        return run_program(self, program, run_dir, request, leased=leased, left_at=left_at, claim=claim)
 
     def judges(self, spec: VariantSpec) -> Judges | None:
         """Return the GPUs that may judge what `spec` declares; None without any. Raises UserError."""
         from ft_dagster.workspace.programs import judges
 
         return judges(self, spec)
+
+
+@contextmanager
+def _claiming(workspace: Workspace, place: Place, context: BuildContext) -> Iterator[Callable[[], None]]:
+    """Hold the claim to train, for all that a build does and the commit after it."""
+    from ft_dagster.workspace.kept_training import claimed_training
+
+    with claimed_training(workspace, place) as context.claim:
+        yield context.claim.check if context.claim is not None else lambda: None
 
 
 def refuse_experiment(workspace: Workspace) -> None:

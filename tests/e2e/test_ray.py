@@ -23,10 +23,10 @@ from ft_dagster.launch.launcher import OUTPUT, Job, LocalLauncher, carry_out
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_ray.launcher import RayJob, RayLauncher
-from ft_dagster.launch.remote.staging import forget
 from ft_dagster.program import ProgramResult
 from ft_dagster.store import Artifact, read_head
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.checkpoint_mirror import forget
 from tests.e2e.project import UP_TO_PLAN, edit, write_project
 from tests.e2e.workshop import Workshop
 from tests.launch.helpers import slots

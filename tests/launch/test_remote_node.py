@@ -19,9 +19,10 @@ from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.remote.kept import Kept
 from ft_dagster.launch.remote.node import Stopping, carry_out_order
 from ft_dagster.launch.remote.order import RemoteOrder, order_file, output_folder, written_file
-from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes, recall
+from ft_dagster.launch.remote.staging import belongings_of, kept_by_nodes, recall
 from ft_dagster.program import write_json
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.checkpoint_mirror import forget
 from ft_dagster.training.contract import TrainingRun
 from ft_dagster.training.oom_retry import OUT_OF_MEMORY, wants_halving
 from tests.launch.remote_jobs import (

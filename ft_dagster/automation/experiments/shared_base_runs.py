@@ -10,8 +10,9 @@ from __future__ import annotations
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from ft_dagster.automation.experiments.experiments import (
@@ -29,13 +30,17 @@ from ft_dagster.exit_codes import DONE
 from ft_dagster.launch.choice import launcher_of
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, carry_out
 from ft_dagster.launch.leases import of_host
+from ft_dagster.launch.remote.staging import belongings_of
 from ft_dagster.program import TRAINING, ProgramResult
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.fine_tuned_model import STAGE
 from ft_dagster.store import Place, find_artifact
 from ft_dagster.store.make import host_lock
+from ft_dagster.store.training_claim import TrainingClaim
 from ft_dagster.training.contract import TrainingRun, read_result, recipe_digest
 from ft_dagster.training.methods import taught_by
+from ft_dagster.workspace.kept_training import claimed_training, kept_training
+from ft_dagster.workspace.workspace import Workspace
 
 MEMORY = "training.per_device_train_batch_size"  # the field that an error names where memory ran out
 Ended = Callable[[ExperimentRun], None]
@@ -84,6 +89,7 @@ class WaitingTraining(NamedTuple):
     """Names the training that a run has come to, and where its artifact will be."""
 
     number: int
+    workspace: Workspace
     place: Place
     job: Job
 
@@ -144,9 +150,10 @@ def _waiting(experiment: Experiment, run: ExperimentRun, limits: Limits) -> Wait
         if run_chain(workspace, PLANNED).error is not None:
             return None
         place = workspace.recipe(STAGE)[0].place
-        replace(workspace, launcher=_StopsThere(workspace.leases)).make(STAGE)
+        stopping = replace(workspace, launcher=_StopsThere(workspace.leases))
+        stopping.make(STAGE)
     except _Reached as reached:
-        return WaitingTraining(run.number, place, reached.job)
+        return WaitingTraining(run.number, stopping, place, reached.job)
     except UserError:
         return None
     except Exception:
@@ -182,23 +189,41 @@ def _train(experiment: Experiment, name: str, turn: Sequence[WaitingTraining]) -
     settings = experiment.settings
     run_dir = settings.work_folder / "experiments" / f"{experiment.id}-{name}"
     with ExitStack() as held:
+        claims = dict[Place, TrainingClaim | None]()
         for each in sorted(turn, key=lambda each: each.place.path):
             held.enter_context(host_lock(settings.work_folder, each.place.path))
-        left = [each.job for each in turn if find_artifact(experiment.store, each.place) is None]
-        left = [job for job in left if not _is_done(job)]
+            claims[each.place] = held.enter_context(claimed_training(each.workspace, each.place))
+        left = [each for each in turn if find_artifact(experiment.store, each.place) is None]
+        left = [each for each in left if not _is_done(each.job)]
         if not left:
             return
-        for job in left:
-            job.write_request()
-        members = tuple(_request(job).members[0] for job in left)
-        request = _request(left[0]).model_copy(update={"members": members})
-        options = {name: getattr(left[0], name) for name in ("ask", "environment", "lessee", "profile")}
+        for each in left:
+            each.job.write_request()
+        members = tuple(_request(each.job).members[0] for each in left)
+        request = _request(left[0].job).model_copy(update={"members": members})
+        options = {name: getattr(left[0].job, name) for name in ("ask", "environment", "lessee", "profile")}
         together = _JobOfMembers(TRAINING, run_dir, request, **options)
         run_dir.mkdir(parents=True, exist_ok=True)
+        attending = [held.enter_context(_kept(each, claims[each.place])) for each in left]
         try:
-            carry_out(launcher_of(settings, of_host(settings.host)), together, log)
+            carry_out(
+                launcher_of(settings, of_host(settings.host)),
+                together,
+                log,
+                partial(_attend_all, attending),
+            )
         finally:
             shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _attend_all(attending: Sequence[Callable[[], None]]) -> None:
+    for attend in attending:
+        attend()
+
+
+def _kept(each: WaitingTraining, claim: TrainingClaim | None) -> AbstractContextManager[Callable[[], None]]:
+    things = belongings_of(each.job)
+    return kept_training(each.workspace, each.job.run_dir, things.place, claim, _request(each.job))
 
 
 def _request(job: Job) -> TrainingRun:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -16,27 +16,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.transfer import WHO_WROTE_IT, is_below
 
 SCHEMA_VERSION = 2
 ORDER_FILE = "order.json"
-WHO_WROTE_IT = "See who wrote it, and whose credentials these were; then delete it, and run the variant again"
 PROGRAMS: tuple[str, ...] = ("ft_dagster.training",)
 NODE = Path("/ft_dagster.node")  # stands in an order for folders of whichever node carries it out
 RUN, INPUTS, CACHE = NODE / "run", NODE / "inputs", NODE / "cache"
-
-
-def is_below(path: str) -> bool:
-    """Whether a path names something below the folder that it is of, and nothing else."""
-    plain = PurePosixPath(path)
-    return bool(plain.parts) and not plain.is_absolute() and ".." not in plain.parts and "\0" not in path
-
-
-def below(folder: Path, path: str, listed_in: str) -> Path:
-    """A file of a folder by its path there. Raises UserError for a path that leads out of it."""
-    if not is_below(path):
-        problem = "names a file that is not below the output of its training"
-        raise UserError(problem, file=listed_in, value=path, fix=WHO_WROTE_IT)
-    return folder / path
 
 
 def _plain(path: str) -> str:

@@ -21,7 +21,6 @@ from ft_dagster.launch.remote.order import (
     RUN,
     RemoteOrder,
     StoredInput,
-    below,
     order_file,
     output_folder,
     read_order,
@@ -35,7 +34,8 @@ from ft_dagster.program import LentFolder, write_json
 from ft_dagster.provenance.code import source_digest
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS
-from ft_dagster.store.transfer import Transfer, fetch_all, persist, send_all
+from ft_dagster.store.checkpoint_mirror import Mirrored, newest_in_store
+from ft_dagster.store.transfer import Transfer, below, fetch_all, persist, send_all
 
 USED = "used.json"  # beside copies of inputs: `store gc` counts their age from their last use
 
@@ -179,19 +179,8 @@ def belongings_of(job: Job) -> Belongings:
 
 def kept_by_nodes(store: Store, things: Belongings) -> str:
     """What of a program that ended early the next attempt goes on from."""
-    folder = f"{output_folder(things.place)}/{things.kept_in}"
-    steps = [
-        (int(name.rpartition("-")[2]), name)
-        for name in store.names(folder)
-        if store.exists(f"{folder}/{name}/{things.whole_with}")
-    ]
-    if not steps:
-        return f"nothing, for no checkpoint is whole in {store.uri(folder)}"
-    step, name = max(steps)
-    return f"the checkpoint of step {step}, in {store.uri(f'{folder}/{name}')}"
-
-
-def forget(store: Store, place: str) -> None:
-    """Remove what a training left in the store while it ran: its artifact is committed, or it gave up."""
-    store.remove(f"{place}/{path}" for path in store.files_below(place))
-    store.remove_empty(place)
+    files = Mirrored(output_folder(things.place), things.kept_in, things.whole_with, ())
+    newest = newest_in_store(store, files)
+    if newest is None:
+        return f"nothing, for no checkpoint is whole in {store.uri(files.place)}/{files.checkpoints}"
+    return f"the checkpoint of step {newest.rpartition('-')[2]}, in {store.uri(newest)}"

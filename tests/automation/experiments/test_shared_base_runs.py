@@ -18,14 +18,15 @@ from ft_dagster.automation.experiments.shared_base_runs import (
 from ft_dagster.launch.launcher import Job
 from ft_dagster.store import Place
 from ft_dagster.workspace.build_context import BuildContext
+from ft_dagster.workspace.workspace import Workspace
 
 HERE, THERE = (Place("tenants/acme/places", "fine_tuned_model", key * 64) for key in "ab")
 
 
 def test_of_runs_that_share_a_training_one_takes_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_base_runs, "_kind", lambda job: ("one base",))
-    job = cast(Job, None)
-    waiting = [WaitingTraining(1, HERE, job), WaitingTraining(2, HERE, job), WaitingTraining(3, THERE, job)]
+    places = enumerate((HERE, HERE, THERE), 1)
+    waiting = [WaitingTraining(n, cast(Workspace, None), place, cast(Job, None)) for n, place in places]
     (turn,) = _of_one_base(waiting)
     assert {each.place for each in turn} == {HERE, THERE}
     assert list(_of_one_base(waiting[:2])) == []

@@ -1,0 +1,109 @@
+"""Keeps of a training what outlives its host: the claim to train, and its checkpoints in a remote store.
+
+The run goes where its devices are, and there everything is local; a run that begins anew on another host
+goes on from the store. A training on a cluster's nodes has both by its orders (see `launch.remote`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from ft_dagster.launch.launcher import OUTPUT, RUN_FILE
+from ft_dagster.settings import LOCAL
+from ft_dagster.store import Place
+from ft_dagster.store.checkpoint_mirror import CheckpointMirror, Mirrored
+from ft_dagster.store.make import work_id
+from ft_dagster.store.training_claim import Holder, TrainingClaim, claimed
+from ft_dagster.training.checkpoints import MANIFEST, unusable
+from ft_dagster.training.contract import CHECKPOINTS, TrainingRun
+
+if TYPE_CHECKING:
+    from ft_dagster.workspace.workspace import Workspace
+
+EVIDENCE = "evidence"  # logs of a training, which one that goes on reads too
+
+
+@contextmanager
+def claimed_training(workspace: Workspace, place: Place) -> Iterator[TrainingClaim | None]:
+    """Hold the claim to train under a key, once no other run does; None on a cluster, whose newest order
+    counts.
+    """
+    if workspace.settings.launcher != LOCAL:
+        yield None
+        return
+    run = workspace.run
+    holder = Holder(run.id, work_id(workspace.settings.work_folder))
+    with claimed(workspace.store, place.path, holder, has_ended=run.has_ended, say=run.say) as claim:
+        yield claim
+
+
+def fetch_checkpoints(workspace: Workspace, run_dir: Path, left_at: str, asked: BaseModel) -> None:
+    """Have in a training's folder what another host left of it in the store, where that is further."""
+    if workspace.mirrors_checkpoints and not _is_sharded(asked):
+        _mirror(workspace, run_dir, left_at).fetch()
+
+
+@contextmanager
+def kept_training(
+    workspace: Workspace, run_dir: Path, left_at: str, claim: TrainingClaim | None, asked: BaseModel
+) -> Iterator[Callable[[], None]]:
+    """Send what becomes whole of a training of this host to the store, until this ends. Yields what to call
+    now and then: it passes on what is to be said, and raises UserError once another run took over.
+    """
+    messages: SimpleQueue[str] = SimpleQueue()
+
+    def attend() -> None:
+        while True:
+            try:
+                workspace.run.say(messages.get_nowait())
+            except Empty:
+                break
+        if claim is not None:
+            claim.refuse_lost()
+
+    try:
+        if not workspace.mirrors_checkpoints:
+            yield attend
+        elif _is_sharded(asked):
+            messages.put(
+                f"no checkpoint is kept in {workspace.store.url}: those of ZeRO are pickles, which are not "
+                "loaded out of a store. On another host it begins anew"
+            )
+            yield attend
+        else:
+            mirror = _mirror(workspace, run_dir, left_at)
+            mirror.say = messages.put
+            if claim is not None:
+                mirror.holds = claim.holds
+            with mirror.running():
+                yield attend
+    finally:
+        while not messages.empty():
+            workspace.run.say(messages.get_nowait())
+
+
+def _is_sharded(asked: BaseModel) -> bool:
+    """Say whether a training's checkpoints are shards of ZeRO, which are pickles: who may write to the store
+    could have them run code.
+    """
+    return isinstance(asked, TrainingRun) and any(m.plan.training.deepspeed.stage for m in asked.members)
+
+
+def mirrored(left_at: str) -> Mirrored:
+    """Return which files of a training's folder are kept, and where in the store."""
+    return Mirrored(left_at, f"{OUTPUT}/{CHECKPOINTS}", MANIFEST, (f"{OUTPUT}/{EVIDENCE}", RUN_FILE))
+
+
+def _mirror(workspace: Workspace, run_dir: Path, left_at: str) -> CheckpointMirror:
+    """Return the mirror of a training's folder, which knows what it fetched."""
+    if run_dir not in workspace.mirrors:
+        workspace.mirrors[run_dir] = CheckpointMirror(
+            workspace.store, mirrored(left_at), run_dir, lambda: True, workspace.run.say, unusable
+        )
+    return workspace.mirrors[run_dir]
