@@ -145,7 +145,7 @@ def test_progress_is_reported_through_dagster_pipes(
     messages = tmp_path / "messages.jsonl"
     messages.touch()
     process = start(
-        uninterrupted[0].prepare("piped", training={"max_steps": 2}),
+        uninterrupted[0].prepare("piped", training={"max_steps": 2, "watch": {"budget": None}}),
         DAGSTER_PIPES_CONTEXT=encode_param({"path": str(tmp_path / "context.json")}),
         DAGSTER_PIPES_MESSAGES=encode_param({"path": str(messages)}),
     )
