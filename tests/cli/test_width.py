@@ -93,6 +93,7 @@ ASKED += [["import", origin, f"{{folder}}/{origin}.yaml", *MOVED] for origin in 
 PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
 LONG = {  # what trains, serves or asks a server; their tables are tested where they are made
     *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay", "audit crossings"),
+    "canaries plant",
 }
 
 

@@ -17,6 +17,8 @@ from ft_dagster.launch.launcher import Job
 from ft_dagster.launch.remote.node import Stopping, carry_out_order
 from ft_dagster.launch.remote.order import order_file, output_folder
 from ft_dagster.store.blobs import Store
+from ft_dagster.training.checkpoints import MANIFEST
+from ft_dagster.training.contract import CHECKPOINTS
 from tests.launch.remote_jobs import PLACE, part, send, staging, training_job
 from tests.training.runs import Runs, write_mixture
 
@@ -132,7 +134,10 @@ def test_a_file_of_an_earlier_attempt_that_leads_out_of_the_output_is_refused(
 ) -> None:
     """As a key of S3 may."""
     send(store, job, tmp_path / "node")
-    listed = {"evidence/../../../outside": 1}
+    checkpoint = f"{CHECKPOINTS}/checkpoint-5"
+    whole = f"{checkpoint}/{MANIFEST}"
+    store.write_json(f"{output_folder(PLACE)}/{whole}", {})
+    listed = {whole: 2, f"{checkpoint}/../../../outside": 1}
     real = Store.files_below
 
     def files_below(self: Store, folder: str) -> dict[str, int]:
