@@ -1,8 +1,6 @@
 """Each path by which a run can start, through Dagster's own code: its tags, and what the queue admits."""
 
-import asyncio
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -22,92 +20,18 @@ from dagster._daemon.auto_run_reexecution.auto_run_reexecution import retry_run
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
-from dagster_graphql.schema import create_schema
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.processes.instance import LOCATION, write_home
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import declare, tick
+from tests.automation.house import BACKFILL, LOG, REPOSITORY, House
 from tests.e2e.workshop import said_of
 from tests.present import present
 
 pytestmark = pytest.mark.slow
-LOG = logging.getLogger("test")
 VARIANTS = ["acme.first", "acme.second", "acme.third", "acme.sensed", "globex.first", "globex.due"]
-REPOSITORY = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
 SENSORS = ("ft/charges", "ft/due", "dagster/run_key")  # what only a sensor may say
-LAUNCH = """
-mutation($params: ExecutionParams!) {
-  launchPipelineExecution(executionParams: $params) {
-    __typename
-    ... on LaunchRunSuccess { run { runId } }
-    ... on PythonError { message }
-    ... on RunConfigValidationInvalid { errors { message } }
-    ... on PipelineNotFoundError { message }
-    ... on InvalidSubsetError { message }
-  }
-}
-"""
-BACKFILL = """
-mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
-  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }
-"""
-
-
-class House:
-    """A project, its instance as `write_home` makes it, and its code location, without a daemon. It is the
-    source of what is asked of it, as the web request is in the webserver.
-    """
-
-    def __init__(self, instance: dg.DagsterInstance, process: WorkspaceProcessContext, project: Path) -> None:
-        self.instance, self.process, self.project = instance, process, project
-
-    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        request = self.process.create_request_context(self)
-        asked = create_schema().execute_async(query, context_value=request, variable_values=variables)
-        result = asyncio.run(asked)
-        assert not result.errors, result.errors
-        (answer,) = result.data.values()
-        assert answer["__typename"].endswith("Success"), answer
-        return answer
-
-    def press_materialize(self, tags: dict[str, str]) -> str:
-        """As the UI does; the id of the run."""
-        answer = self.launch_answer(tags)
-        assert answer["__typename"].endswith("Success"), answer
-        return str(answer["run"]["runId"])
-
-    def launch_answer(self, tags: dict[str, str], **more: Any) -> dict[str, Any]:
-        """What GraphQL answers to a launch of one asset, whatever it is."""
-        selector = {
-            **REPOSITORY,
-            "pipelineName": "__ASSET_JOB",
-            "assetSelection": [{"path": ["declaration"]}],
-        }
-        listed = [{"key": key, "value": value} for key, value in tags.items()]
-        params = {
-            "selector": selector,
-            "mode": "default",
-            "executionMetadata": {"tags": listed},
-            **more,
-        }
-        request = self.process.create_request_context(self)
-        asked = create_schema().execute_async(
-            LAUNCH, context_value=request, variable_values={"params": params}
-        )
-        answer: dict[str, Any] = present(asyncio.run(asked).data)["launchPipelineExecution"]
-        return answer
-
-    def run(self, run_id: str) -> dg.DagsterRun:
-        return present(self.instance.get_run_by_id(run_id))
-
-    def tags(self, run_id: str) -> Mapping[str, str]:
-        return self.run(run_id).tags
-
-    def newest(self, **tags: str) -> dict[str | None, Mapping[str, str]]:
-        """Runs with such tags, by variant."""
-        filters = dg.RunsFilter(tags={name.replace("__", "/"): value for name, value in tags.items()})
-        return {run.tags.get("ft/variant"): run.tags for run in self.instance.get_runs(filters)}
 
 
 def start(folder: Path, **settings: Any) -> None:

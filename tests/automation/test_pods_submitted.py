@@ -31,8 +31,8 @@ from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from tests.automation.declarations import declare
+from tests.automation.house import BACKFILL, LAUNCH, LOG, REPOSITORY, House
 from tests.automation.pods import settings_in
-from tests.automation.test_launch_paths import BACKFILL, LAUNCH, LOG, REPOSITORY, House
 
 pytestmark = pytest.mark.slow
 VARIANTS = ["acme.first", "acme.sensed", "globex.first"]

@@ -31,9 +31,10 @@ def context(workspace: Workspace, of: Workspace) -> PlanContext:
 def test_the_test_split_and_the_declared_tasks_are_counted(chained: Workspace) -> None:
     texts = find_artifact(chained.store, chained.recipe(evaluation_texts.STAGE)[0].place)
     quiz = present(texts).figures["by_task"]["sea_quiz"]
-    rows = chained.upstream("task_dataset").figures["rows"]["test"]
-    assert (rows > 0, quiz > 0) == (True, True)
-    assert context(chained, chained).questions == QuestionsThere(rows, (quiz,))
+    rows = chained.upstream("task_dataset").figures["rows"]
+    assert (rows["test"] > 0, quiz > 0) == (True, True)
+    there = QuestionsThere(rows["test"], (quiz,), train=rows["train"])
+    assert context(chained, chained).questions == there
 
 
 def test_a_plan_goes_by_nothing_of_other_tenants(chained: Workspace) -> None:
