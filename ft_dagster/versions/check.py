@@ -150,7 +150,6 @@ def check_variant(
     spec, sources = declarations.declared(key).spec, len(named.sources)
     chats = tokenizer is not None and tokenizer.chats
     losses, seen = _losses(spec), rows_sentence(look.files) + _rendered(spec, chats=chats)
-    named_here = f"{base.said}, {counted(sources, 'source')}, {counted(len(tasks), 'task')}"
     return {
         "base_model": base.said,
         "sources": sources,
@@ -158,9 +157,13 @@ def check_variant(
         "files": [each.to_json() for each in look.files],
         "losses": losses,
         **_looks_said(workspace, spec, own_files),
-        "summary": "; ".join([named_here, seen, *losses]),
+        "summary": "; ".join([_named(base.said, sources, len(tasks)), seen, *losses]),
         "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
     }
+
+
+def _named(base: str, sources: int, tasks: int) -> str:
+    return f"{base}, {counted(sources, 'source')}, {counted(tasks, 'task')}"
 
 
 def _rendered(spec: VariantSpec, *, chats: bool) -> str:

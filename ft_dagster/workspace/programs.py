@@ -60,13 +60,9 @@ def run_program(
     launcher = workspace.launcher or launcher_of(workspace.settings, workspace.leases)
     things = Belongings(left_at, workspace.lent, workspace.cache, CHECKPOINTS, MANIFEST)
     ask = _ask(workspace, program, request) if leased else None
+    around = _training(workspace, run_dir, left_at, claim, request) if training else _plain()
     try:
-        with (
-            _training(workspace, run_dir, left_at, claim, request) if training else _plain() as (
-                environment,
-                attend,
-            )
-        ):
+        with around as (environment, attend):
             job = Job(
                 program,
                 run_dir,
