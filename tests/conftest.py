@@ -112,6 +112,18 @@ for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
 
 
+OURS = ("FT_DAGSTER_", "DAGSTER_HOME")
+
+
+@pytest.fixture(autouse=True)
+def _environment_stays() -> Iterator[None]:
+    """A project or an instance that a test left in the environment would be the next test's."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+    yield
+    after = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+    assert after == before
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server with a bucket, for the whole session."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from ft_dagster.launch.environment import environment_with
 from tests.s3_server import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,15 +105,15 @@ def workers_that_train(folder: Path) -> list[psutil.Process]:
 @contextmanager
 def ray_cluster(nodes: int) -> Iterator[RayCluster]:
     """Nodes that find this project and this Python, and none of an outer cluster."""
-    before = dict(os.environ)
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.pop("RAY_ADDRESS", None)
-    cluster = RayCluster(nodes)
-    try:
-        yield cluster
-    finally:
-        cluster.close()
-        os.environ.clear()
-        os.environ.update(before)
+    given = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    with environment_with(given):
+        os.environ.pop("RAY_ADDRESS", None)
+        cluster = RayCluster(nodes)
+        try:
+            yield cluster
+        finally:
+            cluster.close()

@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 
+from ft_dagster.launch.environment import environment_with
 from ft_dagster.launch.warm import imports, world
 
 LIBRARIES = (
@@ -33,16 +34,13 @@ def import_them() -> None:
     """As the warm server does, with the environment as it was afterwards. Ends this process where a fork of
     it would not be like a Python just started: the code server spawns its runs then.
     """
-    before = dict(os.environ)
-    os.environ.update({**GIVEN, **imports.environment_for_imports(before)})
+    given = {**GIVEN, **imports.environment_for_imports(dict(os.environ))}
     own = tuple(number for number in imports.open_files() if number > 2)
     try:
-        imports.import_all(LIBRARIES if world.has_gpu() else WITHOUT_GPU, own)
+        with environment_with(given):
+            imports.import_all(LIBRARIES if world.has_gpu() else WITHOUT_GPU, own)
     except imports.CannotServe as error:
         sys.exit(f"runs are not forked: {error}")
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
     gc.collect()
     gc.freeze()
 

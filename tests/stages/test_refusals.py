@@ -22,6 +22,7 @@ from ft_dagster.store import Artifact
 from ft_dagster.versions.version_report import version_report
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import POLICY, edit, write_yaml
+from tests.finished import copied
 from tests.leased import LeasedSeconds
 from tests.present import present
 
@@ -31,9 +32,9 @@ WIDE = {"margin": 0.15, "over_margin": 0.15}
 
 
 @pytest.fixture(scope="module")
-def asked(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def asked(finished_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The released variant after refusals were declared, the answers of both models stored."""
-    project = shutil.copytree(chained.project, tmp_path_factory.mktemp("refusals") / "project")
+    project = copied(finished_project, tmp_path_factory.mktemp("refusals") / "project")
     workspace = declared_in(project, {"refusals": WIDE})
     with pytest.MonkeyPatch.context() as patch:
         leased = LeasedSeconds(patch)

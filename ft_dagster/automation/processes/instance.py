@@ -34,6 +34,7 @@ from ft_dagster.dagster_private import (
     WorkspaceRequestContext,
 )
 from ft_dagster.errors import UserError
+from ft_dagster.launch.environment import environment_with
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.program import Progress
@@ -117,8 +118,8 @@ def workspace_file(settings: Settings) -> Path:
 
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    os.environ.update(write_home(settings))
-    with opened(settings.dagster_home.resolve()) as instance:
+    """Open the instance of a project; what is started meanwhile finds both by its environment."""
+    with environment_with(write_home(settings)), opened(settings.dagster_home.resolve()) as instance:
         yield instance
 
 
