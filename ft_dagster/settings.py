@@ -12,19 +12,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BeforeValidator,
     Field,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
 from ft_dagster.fleet_settings import FleetSettings
+from ft_dagster.host_settings import Host
 from ft_dagster.kubernetes_settings import KubernetesSettings
 from ft_dagster.notification_settings import NotificationSettings, RegistrySettings
 from ft_dagster.roots import UPSTREAM, Roots, is_address
@@ -38,7 +44,6 @@ from ft_dagster.store.blobs import Store
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"
-WARM_IDLE_SECONDS = 600.0
 STORAGE_USD_PER_GB_MONTH = 0.023  # S3 Standard, us-east-1, first 50 TB; read 2026-11-25
 CREDENTIALS = {  # options of s3fs that say whose credentials it takes
     "key", "secret", "token", "username", "password", "profile", "anon", "client_kwargs.aws_access_key_id",
@@ -46,79 +51,6 @@ CREDENTIALS = {  # options of s3fs that say whose credentials it takes
 }  # fmt: skip
 SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
 LOCAL = "local"  # the launcher of this host
-
-
-def _whole(value: Any) -> Any:
-    return plain_value(value, int)
-
-
-def default_warm_folder() -> Path:
-    """Return the folder of this user on this host."""
-    return Path("/tmp") / f"ft_dagster-warm-{os.getuid()}"
-
-
-class Host(Part):
-    """Says what this host lends to trainings."""
-
-    cpu_slots: int | None = Field(
-        None,
-        ge=1,
-        le=65_536,
-        description="Cores lent; where there are GPUs, their programs share them; null: all",
-    )
-    memory_gb: float | None = Field(
-        None, gt=0, le=1_000_000, description="Memory lent where there is no GPU, GB of 1e9 bytes; null: all"
-    )
-    gpus: tuple[str, ...] | None = Field(None, description="GPU indices or UUIDs lent; null: found with NVML")
-    shares_per_device: int = Field(
-        1, ge=1, le=64, description="Trainings declared `sharing: shared` that use one GPU or slot at once"
-    )
-    quota: dict[Tenant, Annotated[int, Field(ge=1, le=65_536), BeforeValidator(_whole)]] = Field(
-        {}, description="Devices a tenant may hold at once; `default`: who is not named; none: any number"
-    )
-    lock_folder: Path = Field(
-        Path("/tmp") / f"ft_dagster-leases-{os.getuid()}", description="Shared by all instances on this host"
-    )
-
-    warm_start: Literal["auto", "off"] = Field(
-        "auto",
-        description="Fork programs, and the runs of the daemon that commands share, from processes that have "
-        "imported what they need; off: start each",
-    )
-    warm_folder: Path = Field(
-        default_warm_folder(), description="Where that process is found; of this user alone"
-    )
-    warm_idle_seconds: float = Field(
-        WARM_IDLE_SECONDS,
-        gt=0,
-        le=86_400,
-        description="After which it ends when nobody asked it; until then it is the one process that is left",
-    )
-    warm_imports: tuple[str, ...] | None = Field(
-        None, description="Modules that it imports; null: what the programs need on this host"
-    )
-    offload_folders: tuple[str, ...] = Field(
-        (), description="Folders where a declaration's training.deepspeed.nvme_path may lie"
-    )
-
-    def within(self, environment: Mapping[str, str]) -> Host:
-        """Return what this process may lend: in a job of Slurm what that was given, and nothing that another
-        job of the host would wait for or end with.
-        """
-        job = environment.get("SLURM_JOB_ID")
-        if job is None:
-            return self
-        memory = float(environment.get("SLURM_MEM_PER_NODE", "0")) * 2**20 / 1e9
-        visible = "CUDA_VISIBLE_DEVICES" in environment  # Slurm sets it where a job has GPUs
-        given: dict[str, Any] = {
-            "cpu_slots": int(environment.get("SLURM_CPUS_ON_NODE", "1")),
-            "memory_gb": memory or self.memory_gb,
-            "gpus": None if visible else self.gpus or (),
-            "quota": {},
-            "lock_folder": self.lock_folder / f"slurm-{job}",
-            "warm_folder": self.warm_folder / f"slurm-{job}",
-        }
-        return Host(**{**self.model_dump(exclude_unset=True), **given})
 
 
 class AllowedSources(Part):
@@ -229,6 +161,13 @@ class Retentions(Retention):
         return Retention(**{**self.model_dump(exclude={"per_tenant"}), **said})
 
 
+class _Environment(EnvSettingsSource):
+    """Reads settings of the environment; the project that it may name is asked for by `load_settings`."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if name != "project"}
+
+
 class Settings(BaseSettings):
     """Holds the settings of one project; FT_DAGSTER_STORE, FT_DAGSTER_WORK, FT_DAGSTER_HOST__CPU_SLOTS
     override.
@@ -237,6 +176,18 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="FT_DAGSTER_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the environment before the file, field by field."""
+        return _Environment(settings_cls), init_settings
 
     project: Path
     store: str = ".ft_dagster/store"
@@ -293,7 +244,7 @@ class Settings(BaseSettings):
     @field_validator("tenant_runs", mode="before")
     @classmethod
     def _is_of_its_plain_type(cls, value: Any) -> Any:
-        return _whole(value)
+        return plain_value(value, int)
 
     @field_validator("launcher", mode="before")
     @classmethod
@@ -470,13 +421,19 @@ def load_settings(project: Path | str | None = None) -> Settings:
             fix=f"Make one with `ft-dagster init`, or name it with --project or {PROJECT_VARIABLE}",
         )
     content = read_yaml(file, empty=True) if os.path.lexists(file) else {}
-    from_environment = {name for name in content if f"FT_DAGSTER_{str(name).upper()}" in os.environ}
-    given = {name: value for name, value in content.items() if name not in from_environment}
     try:
-        settings = Settings(project=folder, **{str(k): v for k, v in given.items() if k != "project"})
+        settings = Settings(project=folder, **{str(k): v for k, v in content.items() if k != "project"})
     except ValidationError as error:
-        raise UserErrors.of(mistakes_in(error, Settings, lambda field: file, SEE_SCHEMA)) from None
+        wrong = mistakes_in(error, Settings, lambda field: _said_in(field) or file, SEE_SCHEMA)
+        raise UserErrors.of(wrong) from None
     except SettingsError as error:
         fix = "Give it as JSON, or one field of it as FT_DAGSTER_HOST__CPU_SLOTS=2"
         raise UserError(f"the environment (FT_DAGSTER_...): {error}", fix=fix) from None
     return settings.model_copy(update={"host": settings.host.within(os.environ)})
+
+
+def _said_in(field: str) -> str | None:
+    """Return the variable of the environment that says a field (`host.cpu_slots`), if one does."""
+    parts = field.upper().split(".")
+    names = ("FT_DAGSTER_" + "__".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((f"the environment, {name}" for name in names if name in os.environ), None)

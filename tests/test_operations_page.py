@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from ft_dagster.automation.processes.instance import dagster_yaml
+from ft_dagster.host_settings import Host
 from ft_dagster.launch.local import classify
 from ft_dagster.launch.queue import OVERTAKES
-from ft_dagster.settings import Host, Retries, Settings
+from ft_dagster.settings import Retries, Settings
 from ft_dagster.spec.variant import ResourcesSpec
 
 ROOT = Path(__file__).parents[1]

@@ -207,8 +207,8 @@ def _answer(document: SurveyDocument, hardware: Hardware, as_json: bool) -> None
 def _hardware(catalogue: Catalogue, gpus: str | None) -> Hardware:
     if gpus is not None:
         return catalogue.gpus(gpus, field="--gpus")
+    from ft_dagster.host_settings import Host
     from ft_dagster.launch.inventory import find_devices
-    from ft_dagster.settings import Host
 
     return catalogue.found(find_devices(Host()))
 

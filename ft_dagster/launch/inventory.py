@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft_dagster.errors import UserError
 
 if TYPE_CHECKING:
-    from ft_dagster.settings import Host
+    from ft_dagster.host_settings import Host
 
 log = logging.getLogger(__name__)
 

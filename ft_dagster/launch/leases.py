@@ -40,7 +40,7 @@ from ft_dagster.launch.locks import locked, read_json, share, unlock, write_json
 from ft_dagster.launch.rank import LEASE, LeaseLost, hold_as_rank
 
 if TYPE_CHECKING:
-    from ft_dagster.settings import Host
+    from ft_dagster.host_settings import Host
     from ft_dagster.spec import VariantKey
     from ft_dagster.spec.variant import ResourcesSpec
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from ft_dagster.host_settings import Host
 from ft_dagster.launch.inventory import Inventory, find_devices
 from ft_dagster.launch.leases import Leases, of_host
-from ft_dagster.settings import Host, load_settings
+from ft_dagster.settings import load_settings
 
 
 @dataclass(frozen=True)

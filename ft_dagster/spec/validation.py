@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -33,7 +32,7 @@ SEE_SCHEMA = "See `ft-dagster schema` for what the field takes"
 
 
 def validate(
-    model: type[T], content: dict[str, Any], file_of: Callable[[str], Path], fix: str = SEE_SCHEMA
+    model: type[T], content: dict[str, Any], file_of: Callable[[str], object], fix: str = SEE_SCHEMA
 ) -> T:
     """Return `content` as a model; `file_of`: the file that says a dotted field. Raises UserError, of all
     mistakes.
@@ -47,7 +46,7 @@ def validate(
 
 
 def mistakes_in(
-    error: ValidationError, model: type[BaseModel], file_of: Callable[[str], Path], fix: str = SEE_SCHEMA
+    error: ValidationError, model: type[BaseModel], file_of: Callable[[str], object], fix: str = SEE_SCHEMA
 ) -> list[UserError]:
     """Return the mistakes, one a field: of a value that none of several types takes, what each of them
     says.

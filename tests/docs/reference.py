@@ -66,7 +66,8 @@ PAGES = {
     "settings.md": FieldsPage(
         "Settings: ft_dagster.yaml",
         "Where an installation keeps things, and what declarations may read. Environment variables override "
-        "(`FT_DAGSTER_STORE`, `FT_DAGSTER_HOST__CPU_SLOTS`). `ft-dagster schema --settings`.",
+        "it, field by field (`FT_DAGSTER_STORE`, `FT_DAGSTER_HOST__CPU_SLOTS`). "
+        "`ft-dagster schema --settings`.",
         Settings,
     ),
 }  # fmt: skip

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.host_settings import Host
 from ft_dagster.launch.inventory import Device, declared, find_devices, visible
-from ft_dagster.settings import Host, load_settings
+from ft_dagster.settings import load_settings
 
 GPUS = [Device(str(n), 80 * 10**9, "GPU", f"GPU-{n}{n}ab-cd") for n in range(4)]
 

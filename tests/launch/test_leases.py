@@ -16,10 +16,10 @@ from typing import Literal
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.host_settings import Host
 from ft_dagster.launch import leases as leases_module
 from ft_dagster.launch.inventory import Device, Inventory
 from ft_dagster.launch.leases import Ask, Lease, Leases, WaitStopped, of_host
-from ft_dagster.settings import Host
 from tests.launch.helpers import PROGRAMS, ask, line_of, lives, slots, wait_until
 
 Start = Callable[..., "subprocess.Popen[str]"]

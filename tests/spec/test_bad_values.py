@@ -208,6 +208,28 @@ def test_the_environment_says_numbers_as_text(file: Path, monkeypatch: pytest.Mo
     assert (settings.host.cpu_slots, settings.tenant_runs) == (3, 2)
 
 
+def test_the_environment_overrides_one_field_of_what_the_file_says(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, elsewhere = file.parents[2], str(file.parent)
+    (project / "ft_dagster.yaml").write_text("store: here\nhost: {cpu_slots: 8, memory_gb: 30}\n")
+    monkeypatch.setenv("FT_DAGSTER_HOST__CPU_SLOTS", "2")
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", elsewhere)
+    settings = load_settings(project)
+    assert (settings.host.cpu_slots, settings.host.memory_gb) == (2, 30)
+    assert (settings.store, settings.project) == ("here", project)
+
+
+def test_a_bad_value_of_the_environment_names_its_variable(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file.parents[2] / "ft_dagster.yaml").write_text("host: {cpu_slots: 8}\n")
+    monkeypatch.setenv("FT_DAGSTER_HOST__CPU_SLOTS", "-1")
+    with pytest.raises(UserError) as error:
+        load_settings(file.parents[2])
+    assert error.value.file == "the environment, FT_DAGSTER_HOST__CPU_SLOTS"
+
+
 OFF = """\
 description: answers support questions
 owners: [ml@acme.example]

@@ -23,8 +23,8 @@ def cases(context: Context) -> list[Case]:
 
 def inventory(context: Context) -> dict[str, Any]:
     """What this host lends and what the catalogue knows of it. Wrong where torch and NVML disagree."""
+    from ft_dagster.host_settings import Host
     from ft_dagster.launch.inventory import find_devices
-    from ft_dagster.settings import Host
     from stages import planned
 
     found = find_devices(Host())
@@ -77,9 +77,9 @@ def rates(context: Context) -> dict[str, Any]:
 
 def lease(context: Context) -> dict[str, Any]:
     """A device is leased, seen by a rank under that lease, refused to a second asker, and free afterwards."""
+    from ft_dagster.host_settings import Host
     from ft_dagster.launch.inventory import find_devices
     from ft_dagster.launch.leases import Ask, Leases, WaitStopped
-    from ft_dagster.settings import Host
 
     found = find_devices(Host())
     leases = Leases(context.scratch / "leases", found)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ft_dagster.host_settings import Host
 from ft_dagster.launch.inventory import find_devices
 from ft_dagster.planning.dryrun.footprint import footprint
 from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
 from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.hardware.catalogue import CatalogueCard, Hardware, load_catalogue
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
-from ft_dagster.settings import Host
 from ft_dagster.training.contract import method_settings
 
 MOST = 1024  # rows of a micro-batch

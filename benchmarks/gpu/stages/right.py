@@ -246,11 +246,11 @@ class _Cancelled(Exception):
 
 def cancelled(context: Context) -> dict[str, Any]:
     """A training under launcher and lease is cancelled: no process, no lease, no device memory stays."""
+    from ft_dagster.host_settings import Host
     from ft_dagster.launch.inventory import find_devices
     from ft_dagster.launch.leases import Ask, Leases
     from ft_dagster.launch.local import Patience, run_program
     from ft_dagster.launch.processes import carriers
-    from ft_dagster.settings import Host
 
     context.need_memory(TINY)
     training = Training(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_dagster.settings import WARM_IDLE_SECONDS, Host, default_warm_folder
+from ft_dagster.host_settings import WARM_IDLE_SECONDS, Host, default_warm_folder
 
 PREFIX = "FT_DAGSTER_HOST__WARM_"  # the names by which the environment overrides the settings `host.warm_*`
 START, FOLDER = f"{PREFIX}START", f"{PREFIX}FOLDER"
