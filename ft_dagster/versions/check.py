@@ -68,10 +68,14 @@ class Mistakes:
 
     @contextmanager
     def gathered(self, field: str) -> Iterator[None]:
-        """Keep a UserError from inside; what the file system refuses is one of `field`."""
+        """Keep a UserError from inside, which names this file where it names none; what the file system
+        refuses is one of `field`.
+        """
         try:
             yield
         except UserError as error:
+            for one in all_of(error):
+                one.file = one.file or str(self.file)
             self.add(all_of(error))
         except OSError as error:
             where = self.file if error.errno == errno.ENAMETOOLONG else error.filename or self.file
