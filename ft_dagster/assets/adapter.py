@@ -92,7 +92,7 @@ def variant_asset(
         launcher: Programs = getattr(context.resources, graph.name(LAUNCHER))
         with failures(context, lambda: tenants.settings().retries):
             reason = context.run.tags.get("ft/reason", "materialized")
-            ended = partial(has_ended, context.instance, context.run_id)
+            ended = partial(has_ended, context.instance)
             run_of = RunOf(context.run_id, reason, saying(context), lambda: _pipes(context), ended)
             key = variant_of(context)
             return run(context, Workspace(tenants.settings(), key, run_of, launcher=launcher.open()))
@@ -100,12 +100,10 @@ def variant_asset(
     return asset
 
 
-def has_ended(instance: dg.DagsterInstance, own: str, run_id: str) -> bool:
-    """Say whether a run is known to have ended. So has any other process of this run, `own`: Dagster starts a
-    run again only where it found its process gone.
-    """
+def has_ended(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Say whether a run has ended, as Dagster knows; a process of it may live on for a while."""
     run = instance.get_run_by_id(run_id)
-    return run_id == own or (run is not None and run.is_finished)
+    return run is not None and run.is_finished
 
 
 def described(function: Callable[..., Any]) -> str:

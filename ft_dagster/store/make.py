@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -158,13 +159,13 @@ def host_lock(work: Path, name: str) -> Iterator[None]:
 
 def work_id(work: Path) -> str:
     """Return the name of a work folder, given at its first use: locks of two folders do not know of each
-    other.
+    other. A copy of its files has a name of its own.
     """
     path = work / "locks" / "id"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        return name_of(file)
+        return f"{name_of(file)}-{os.fstat(file.fileno()).st_ino}"
 
 
 def is_being_made(work: Path, place: Place) -> bool:

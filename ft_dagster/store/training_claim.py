@@ -6,7 +6,8 @@ that finds a higher one than its own has lost the claim, and can never get it ba
 numbers below its own; the highest stays for ever, and says `ended` once its run gave the claim up.
 
 How old a claim is, the storage's own clock says: the time of its file against that of one just written. A
-claim that was not renewed for an expiry is taken over; at once where its holder is known to have ended.
+claim that was not renewed for an expiry is taken over; for half of one where its run is said to have ended,
+since the process of a run that is evicted still saves then; at once in the same work folder.
 """
 
 from __future__ import annotations
@@ -86,9 +87,10 @@ class TrainingClaim:
                     return
                 continue
             if not waits:
+                silence = self._silence(other, has_ended)
                 say(
                     f"{_named(other)} trains this: it is waited for, until it ends, or has given no sign for "
-                    f"{self._expiry_of(other):.0f} s"
+                    f"{silence:.0f} s"
                 )
             waits = True
             time.sleep(self._expiry / LOOKS)
@@ -137,11 +139,13 @@ class TrainingClaim:
     def _is_over(self, number: int, other: dict[str, Any], has_ended: Callable[[str], bool]) -> bool:
         if other.get("claim") == ENDED or other.get("work") == self._holder.work:
             return True
-        return has_ended(str(other.get("run_id"))) or self._age(number) > self._expiry_of(other)
+        return self._age(number) > self._silence(other, has_ended)
 
-    def _expiry_of(self, other: dict[str, Any]) -> float:
+    def _silence(self, other: dict[str, Any], has_ended: Callable[[str], bool]) -> float:
+        """Return the seconds without a renewal after which another run's claim is taken over."""
         said = other.get("expiry_seconds")
-        return float(said) if isinstance(said, int | float) else self._expiry
+        expiry = float(said) if isinstance(said, int | float) else self._expiry
+        return expiry / 2 if has_ended(str(other.get("run_id"))) else expiry
 
     def _age(self, number: int) -> float:
         """Return the seconds since a number was created, by the storage's clock."""

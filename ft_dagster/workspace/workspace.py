@@ -75,7 +75,7 @@ def _nobody_knows(run_id: str) -> bool:
 class RunOf:
     """Says who asked: recorded in heads, leases and the release log. `reporting` gives a program the
     environment in which it reports its progress, where somebody listens. `has_ended`: whether a run is known
-    to have ended, by its id.
+    to have ended, by its id; a process of it may live on for a while.
     """
 
     id: str = "by-hand"

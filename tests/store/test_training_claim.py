@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.store import Store, find_artifact
+from ft_dagster.store.make import work_id
 from ft_dagster.store.numbered import highest_number, numbered, numbers
 from ft_dagster.store.training_claim import FOLDER, Holder, TrainingClaim, claimed
 from tests.conditional_s3 import Proxy, serving
@@ -151,12 +153,28 @@ def test_a_run_that_was_killed_is_taken_over_after_its_expiry(site: Site, runs: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "work"), [("known-to-have-ended", ""), ("killed", "work-next")])
-def test_a_run_that_is_known_to_have_ended_is_not_waited_for(
-    site: Site, runs: list[Run], name: str, work: str
+def test_a_run_that_is_said_to_have_ended_is_waited_for_while_it_gives_signs_of_life(
+    site: Site, runs: list[Run]
 ) -> None:
-    """By its id, or by the lock of the work folder that it built in."""
-    runs.append(killed := Run(site, name, seconds=600.0, work=work))
+    """As one whose pod is evicted, which saves what the next one goes on from."""
+    runs.append(evicted := Run(site, "known-to-have-ended", seconds=600.0))
+    evicted.wait_for("holds")
+    runs.append(other := Run(site, "next"))
+    other.wait_for(f"given no sign for {EXPIRY / 2:.0f} s")
+    time.sleep(EXPIRY)
+    assert "holds" not in other.said
+    evicted.process.kill()
+    evicted.process.wait()
+    began = time.monotonic()
+    assert other.end() == 0, other.said
+    assert time.monotonic() - began > EXPIRY / 4
+    assert committed_by(site) == "next"
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_the_same_work_folder_is_not_waited_for(site: Site, runs: list[Run]) -> None:
+    """By the lock of the folder that it built in."""
+    runs.append(killed := Run(site, "killed", seconds=600.0, work="work-next"))
     killed.wait_for("holds")
     killed.process.kill()
     killed.process.wait()
@@ -177,6 +195,13 @@ def test_a_run_that_waited_for_one_that_committed_takes_what_that_made(site: Sit
     assert "reused" in second.said
     assert "holds" not in second.said
     assert committed_by(site) == "first"
+
+
+def test_a_copied_work_folder_is_another(tmp_path: Path) -> None:
+    """Else a run in the copy would take the claim of one that trains."""
+    name = work_id(tmp_path / "work")
+    assert work_id(shutil.copytree(tmp_path / "work", tmp_path / "copy")) != name
+    assert work_id(tmp_path / "work") == name
 
 
 def test_the_storages_clock_says_how_old_a_claim_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
