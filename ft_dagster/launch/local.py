@@ -35,7 +35,9 @@ class Patience(NamedTuple):
     kill_after: float = KILL_AFTER
 
 
-PATIENCE = Patience()
+def usual_patience() -> Patience:
+    """Return how long a program may take to end here: longer than it was told that it has to save."""
+    return Patience(max(GRACE, processes.grace_told() + processes.LEAVING_SECONDS))
 
 
 class ProgramOutcome(NamedTuple):
@@ -86,8 +88,9 @@ class StartedProgram:
         return code
 
     def cancel(self) -> None:
-        """SIGINT, then as its patience says; no process is left when this returns. In a pod SIGTERM in place
-        of SIGINT: who ends a pod may want its place alone, and the run goes on from what is saved now.
+        """SIGINT, then as its patience says; no process is left when this returns. In a pod or a job of Slurm
+        SIGTERM in place of SIGINT: who ends it may want its place alone, and the run goes on from what is
+        saved now.
         """
         grace, kill_after = self._patience
         first = signal.SIGTERM if processes.GRACE in os.environ else signal.SIGINT
@@ -108,17 +111,18 @@ def start_program(
     lease: Lease | None = None,
     *,
     environment: dict[str, str] | None = None,
-    patience: Patience = PATIENCE,
+    patience: Patience | None = None,
     output: Path | None = None,
     marker: str | None = None,
 ) -> StartedProgram:
     """Start `python -m module RUN_DIR` under a supervisor.
 
     `environment` is added to this process' own, the lease's over it. Standard output and error are inherited,
-    or both appended to `output`. `marker` is the FT_DAGSTER_RUN of all its processes: unique, made up where
-    it is not given.
+    or both appended to `output`. `patience`: else `usual_patience`. `marker` is the FT_DAGSTER_RUN of all its
+    processes: unique, made up where it is not given.
     """
     marker = marker or f"{run_dir.name}-{uuid.uuid4().hex[:8]}"
+    patience = patience or usual_patience()
     own = _environment(lease, environment)
     wanted = _wanted(
         module, run_dir, marker, grace=patience.grace, kill_after=patience.kill_after, environment=own

@@ -20,8 +20,15 @@ MARKER = "FT_DAGSTER_RUN"
 SUPERVISOR = "FT_DAGSTER_SUPERVISOR"
 GRACE = "FT_DAGSTER_GRACE_SECONDS"  # that a program has after SIGTERM, where that is not the usual
 
+LEAVING_SECONDS = 15.0  # that a program has to end once it has saved
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+def grace_told() -> float:
+    """Return the seconds that a program has after SIGTERM, as who started this process says; 0: unsaid."""
+    return float(os.environ.get(GRACE) or 0)
 
 
 def become_subreaper() -> None:

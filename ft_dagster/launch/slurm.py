@@ -15,11 +15,15 @@ from ft_dagster.spec.variant import ResourcesSpec
 
 CONFIG = "run_launcher.config"  # of an instance's dagster.yaml
 PATIENCE = 30.0  # seconds for a command
-SILENT = re.compile(r"unable to contact|connect failure|timed out|connection refused", re.IGNORECASE)
+SILENT = re.compile(
+    r"unable to contact|connect failure|timed out|connection refused|zero bytes were transmitted|standby",
+    re.IGNORECASE,
+)
+FULL = re.compile(r"submit limit|submitjob", re.IGNORECASE)  # of the jobs that an account or QOS may have
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
 LIVING = WAITING | {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 REFUSED = (  # what sbatch says, the field that it is about, the way out
-    ("account", "account", "Name one that `sacctmgr show associations user=$USER` shows"),
+    ("invalid account", "account", "Name one that `sacctmgr show associations user=$USER` shows"),
     ("partition", "partition", "Name one that `sinfo` shows"),
     ("qos", "qos", "Name one that `sacctmgr show associations user=$USER` shows"),
     ("time limit", "time_limit", "Ask for less than `sinfo -o %P,%l` shows"),
@@ -162,6 +166,12 @@ def submit(name: str, arguments: Sequence[str], script: str) -> str:
         said = str(error)
         if error.silent:
             raise
+        if FULL.search(said):
+            way_out = (
+                "Keep run_coordinator.config.max_concurrent_runs in dagster.yaml below how many jobs may be "
+                "submitted, or ask for less of size or time"
+            )
+            raise SlurmError(f"{said}. {way_out}") from None
         known = (each[1:] for each in REFUSED if each[0] in said.casefold())
         field_of, fix = next(known, ("", "See `man sbatch`"))
         raise UserError(

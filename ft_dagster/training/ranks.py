@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, FAILED, PREEMPTED
+from ft_dagster.launch import processes
 from ft_dagster.launch.warm import forked
 from ft_dagster.methods import method_of
 from ft_dagster.training.contract import (
@@ -32,7 +33,8 @@ from ft_dagster.training.forked_ranks import FIRST_SIGNAL, Ends, Main, watch_ran
 
 T = TypeVar("T")
 NODES_PATIENCE = 900  # seconds that nodes wait for each other
-TORCH_PATIENCE = 30.0  # seconds that torch waits for a rank after SIGTERM
+TORCH_PATIENCE = 30.0  # seconds that torch waits for a rank after SIGTERM, unless ranks were told of more
+ENDING_SECONDS = 5.0  # that a rank has to end once it has saved; less than its supervisor gives all of them
 PATIENCE = 1800  # seconds that ranks wait for one that works alone, at the least
 HASHED = 2e8  # bytes of a checkpoint that it hashes a second, at the least
 STATES = 8  # bytes of a checkpoint of all weights over those of its base: of fp32 with two moments over bf16
@@ -62,6 +64,7 @@ def start(run: TrainingRun, folder: Path, main: Main) -> int:
     ranks = run.launch.ranks_per_node
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(max(1, threads // ranks))
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(int(torch_patience()))
     config = LaunchConfig(
         min_nodes=run.launch.nodes,
         max_nodes=run.launch.nodes,
@@ -101,6 +104,13 @@ def _meeting(launch: Launch) -> dict[str, object]:
     return {"rdzv_backend": "static", "rdzv_endpoint": launch.rendezvous, "rdzv_configs": place}
 
 
+def torch_patience() -> float:
+    """Return the seconds that torch waits for a rank after SIGTERM: longer than it was told that it has to
+    save.
+    """
+    return max(TORCH_PATIENCE, processes.grace_told() + ENDING_SECONDS)
+
+
 def all_ends(told: list[tuple[int, float]], silent: int, now: float) -> list[tuple[int, float]]:
     """Return what is known of the ends of ranks, in order of time, with those of ranks whose watchers were
     killed.
@@ -110,15 +120,16 @@ def all_ends(told: list[tuple[int, float]], silent: int, now: float) -> list[tup
     """
     ends = sorted(told, key=lambda end: end[1])
     began = ends[0][1]
-    lost = silent if now - began < TORCH_PATIENCE / 2 else 0
+    lost = silent if now - began < torch_patience() / 2 else 0
     return [*ends, *[(-int(signal.SIGKILL), began)] * lost]
 
 
 def cause(ends: list[tuple[int, float]]) -> int:
     """Return one code for all ranks, from its exit codes (negative: by that signal) and times, as noticed.
 
-    When a rank ends, torch ends the others: by SIGTERM, to them a preemption, and after 30 s by SIGKILL.
-    So what a rank said of the input or of a cancel counts, else the signal by which one of the first ended.
+    When a rank ends, torch ends the others: by SIGTERM, to them a preemption, and after `torch_patience` by
+    SIGKILL. So what a rank said of the input or of a cancel counts, else the signal by which one of the first
+    ended.
     """
     codes = [code for code, _ in ends]
     for code in (BAD_INPUT, CANCELLED):
@@ -127,7 +138,7 @@ def cause(ends: list[tuple[int, float]]) -> int:
     first, began = ends[0]
     if first == PREEMPTED:
         return first
-    signals = [-code for code, ended in ends if code < 0 and ended - began < TORCH_PATIENCE / 2]
+    signals = [-code for code, ended in ends if code < 0 and ended - began < torch_patience() / 2]
     if signal.SIGKILL in signals:  # the others abort because it is gone
         return FIRST_SIGNAL + signal.SIGKILL
     return FIRST_SIGNAL + min(signals) if signals else FAILED

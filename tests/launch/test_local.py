@@ -16,9 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
+from ft_dagster.launch import local
 from ft_dagster.launch.leases import Leases
-from ft_dagster.launch.local import cancel, classify, run_program, start_program
+from ft_dagster.launch.local import cancel, classify, run_program, start_program, usual_patience
 from ft_dagster.launch.processes import GRACE, carriers
+from ft_dagster.training.ranks import torch_patience
 from tests.launch.helpers import PROGRAMS, Start, ask, declare, lives, pid_in, run, wait_until
 
 pytestmark = pytest.mark.slow
@@ -215,6 +217,27 @@ def test_a_cancel_in_a_pod_lets_a_training_save_what_another_pod_goes_on_from(
     program.cancel()
     assert program.wait(1) == code
     program.close()
+
+
+def test_a_cancelled_program_has_the_seconds_to_save_that_it_was_told(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "GRACE", 0.2)
+    monkeypatch.setenv(GRACE, "3")
+    program = start_program("program", declare(run_dir, wait=True, saves=2))
+    pid_in(run_dir / "pid")
+    program.cancel()
+    assert program.wait(1) == 75
+    program.close()
+
+
+@pytest.mark.parametrize("told", ["", "30", "300"])
+def test_who_waits_for_a_program_waits_longer_than_it_was_told_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setenv(GRACE, told)
+    has = float(told or 10)
+    assert has < torch_patience() < usual_patience().grace
 
 
 def test_a_preempted_program_ends_with_its_own_code(run_dir: Path) -> None:

@@ -147,6 +147,24 @@ def test_a_controller_that_is_away_is_no_mistake(tmp_path: Path, monkeypatch: py
     assert away.value.silent
 
 
+@pytest.mark.parametrize(
+    ("said", "silent"),
+    [
+        ("Zero Bytes were transmitted or received", True),
+        ("Controller is in standby mode, try a different controller", True),
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", False),
+    ],
+)
+def test_what_may_pass_is_no_mistake_either(
+    said: str, silent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(tmp_path, monkeypatch, sbatch=f"echo {shlex.quote(said)} >&2; exit 1")
+    with pytest.raises(SlurmError) as refused:
+        slurm.submit("ft-a", [], "")
+    assert refused.value.silent == silent
+    assert silent or "max_concurrent_runs" in str(refused.value)
+
+
 def test_a_host_without_slurms_commands_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

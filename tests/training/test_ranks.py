@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ft_dagster.training import checkpoints, ranks
-from ft_dagster.training.ranks import TORCH_PATIENCE, all_ends, cause
+from ft_dagster.training.ranks import all_ends, cause, torch_patience
 from tests.programs import RunningProgram
 from tests.training.methods.taught import trainer_of
 from tests.training.runs import Runs, payload_bytes, result_of, wait_for_step, write_mixture
@@ -240,5 +240,5 @@ def test_a_rank_whose_watcher_was_killed_is_the_cause_where_torch_told_of_anothe
     told = [(1, 100.0)]
     assert cause(all_ends(told, 1, 101.0)) == 128 + signal.SIGKILL
     assert cause(all_ends(told, 0, 101.0)) == 1
-    assert cause(all_ends(told, 1, 100.0 + TORCH_PATIENCE)) == 1  # that one hung, and torch killed it
+    assert cause(all_ends(told, 1, 100.0 + torch_patience())) == 1  # that one hung, and torch killed it
     assert cause(all_ends([(2, 101.0), (1, 100.0)], 1, 102.0)) == 2

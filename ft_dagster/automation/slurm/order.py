@@ -9,10 +9,11 @@ from pathlib import Path
 import dagster as dg
 
 from ft_dagster.automation.patience import PATIENCE
+from ft_dagster.automation.run_pods import may_compute
 from ft_dagster.automation.tags import NOBODY, VARIANT
 from ft_dagster.dagster_private import ExecuteRunArgs
-from ft_dagster.fleet.device_hours import TAKE_DEVICES
 from ft_dagster.launch import slurm
+from ft_dagster.launch.processes import GRACE
 from ft_dagster.launch.remote.passed import refuse_secret_variables
 from ft_dagster.settings import PROJECT_VARIABLE, load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -57,6 +58,7 @@ def order_of(
     output.parent.mkdir(exist_ok=True)
     places = [f"--chdir={home}", f"--output={str(output).replace('%', '%%')}"]
     environment = {**PATIENCE, "DAGSTER_HOME": home, PROJECT_VARIABLE: str(settings.project)}
+    environment[GRACE] = str(options.grace_seconds // 2)  # the other half is for sending what was saved
     profile = settings.store_profiles.of(None if key is None else key.tenant)
     environment |= {} if profile is None else {"AWS_PROFILE": profile}
     origin = run.job_code_origin
@@ -71,8 +73,8 @@ def order_of(
 
 
 def devices_of(options: slurm.SlurmOptions, run: dg.DagsterRun, declared: ResourcesSpec | None) -> list[str]:
-    """Return what a run's job asks for; of a run of which no asset takes a device that is a core."""
+    """Return what a run's job asks for; of a run that computes nothing that is a core."""
     chosen = {key.path[-1] for key in run.asset_selection or ()}
-    if declared is None or (chosen and chosen.isdisjoint(TAKE_DEVICES)):
+    if declared is None or (chosen and not may_compute(chosen)):
         return ["--cpus-per-task=1"]
     return slurm.devices(options, declared)

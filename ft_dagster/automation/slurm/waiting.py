@@ -1,13 +1,16 @@
 """Watches jobs of Slurm that have not begun: Dagster's run monitoring looks at runs that have."""
 
+import time
+
 import dagster as dg
 
-from ft_dagster.automation.slurm.launcher import JOB, SlurmRunLauncher, said
+from ft_dagster.automation.slurm.launcher import AWAY_SECONDS, JOB, SlurmRunLauncher, said
 from ft_dagster.automation.slurm.order import name_of
 from ft_dagster.errors import UserError
 from ft_dagster.launch import slurm
 
 REASON = "slurm_reason"  # what a line in a run's log tells
+SUBMITTING_SECONDS = AWAY_SECONDS + 3 * slurm.PATIENCE  # the longest that a launch takes
 STARTING = dg.DagsterRunStatus.STARTING
 
 
@@ -19,7 +22,7 @@ def tell_waiting(instance: dg.DagsterInstance) -> None:
     if not isinstance(launcher, SlurmRunLauncher):
         return
     begun = instance.get_runs(dg.RunsFilter(statuses=[STARTING]))
-    runs = [run for run in begun if _newest(instance, run, JOB) is not None]  # others are being submitted
+    runs = [run for run in begun if not _is_being_submitted(instance, run)]
     try:
         jobs = slurm.jobs_of(*map(name_of, runs)) if runs else []
     except (slurm.SlurmError, UserError) as error:
@@ -28,6 +31,16 @@ def tell_waiting(instance: dg.DagsterInstance) -> None:
         return
     for run in runs:
         _look(launcher, instance, run, [job for job in jobs if job.name == name_of(run)])
+
+
+def _is_being_submitted(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Say whether a run's log names no job, because a daemon may be submitting it now; one that was killed
+    while it did is not.
+    """
+    if _newest(instance, run, JOB) is not None:
+        return False
+    launched = instance.get_run_stats(run.run_id).launch_time
+    return launched is None or time.time() - launched < SUBMITTING_SECONDS
 
 
 def _look(

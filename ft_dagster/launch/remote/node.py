@@ -25,9 +25,8 @@ from typing import BinaryIO, TypeVar
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
-from ft_dagster.launch import processes
 from ft_dagster.launch.launcher import OFFLINE, OUTPUT, RESULT_FILE, RUN_FILE, Say
-from ft_dagster.launch.local import GRACE, Patience, StartedProgram, start_program
+from ft_dagster.launch.local import StartedProgram, start_program
 from ft_dagster.launch.remote.folders import NodeDisk, add_disk, bring, own_folder
 from ft_dagster.launch.remote.kept import Kept
 from ft_dagster.launch.remote.order import CACHE, INPUTS, RUN, RemoteOrder, on_this_node, read_order
@@ -40,7 +39,6 @@ from ft_dagster.store.remote_errors import expired, refused, unreachable
 
 OPTIONS = "FT_DAGSTER_NODE_STORE_OPTIONS"
 OWN = "ft_dagster: "  # begins a line of the node's own, beside those of the program
-LEAVING_SECONDS = 15.0  # that a program has to end once it has saved
 SHARED_SECONDS = 60.0  # for a folder made on another node to be seen on this one
 RENEWAL_SECONDS = 900.0  # for credentials that have run out to be renewed, while the program goes on
 RENEWAL_POLL = 5.0
@@ -129,10 +127,7 @@ def _carry_out(kept: Kept, folders: dict[Path, Path], say: Say, stopping: Stoppi
     log = own / "log.txt"
     environment = {**OFFLINE, **reporting(order.reports), **_threads(order), START: "off"}
     environment[WITHIN] = os.pathsep.join(map(str, (own, *folders.values())))
-    patience = Patience(max(GRACE, float(os.environ.get(processes.GRACE) or 0) + LEAVING_SECONDS))
-    program = start_program(
-        order.module, own / "program", environment=environment, patience=patience, output=log
-    )
+    program = start_program(order.module, own / "program", environment=environment, output=log)
     let_in = _LetIn(say, stopping)
     keep = (lambda: let_in(kept.keep)) if part.index == 0 else None
     try:

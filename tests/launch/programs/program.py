@@ -1,9 +1,9 @@
 """A program as the launcher starts it (`python -m program RUN_DIR`); RUN_DIR/run.json says what it does.
 
 `exit`: its exit code; `kill`: the signal it kills itself with; `megabytes`: how much it prints; `family`: it
-starts a process that ignores signals, in a session of its own, through a parent that ends at once; `wait`: it
-stays; `on`: {signal name: exit code}; `hold`: it takes its share of the lease; `stubborn`: it stays and
-ignores SIGINT and SIGTERM.
+starts a process that ignores signals, in a session of its own, through a parent that ends at once; `wait`:
+it stays; `on`: {signal name: exit code}; `saves`: seconds that it takes to save on SIGTERM, to exit with 75;
+`hold`: it takes its share of the lease; `stubborn`: it stays and ignores SIGINT and SIGTERM.
 """
 
 import json
@@ -23,6 +23,15 @@ if run.get("hold"):
     hold_as_rank()
 for name, code in run.get("on", {}).items():
     signal.signal(signal.Signals[name], lambda *_, code=code: sys.exit(code))
+
+
+def save(*_: object) -> None:
+    time.sleep(run["saves"])
+    sys.exit(75)
+
+
+if "saves" in run:
+    signal.signal(signal.SIGTERM, save)
 if run.get("stubborn"):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
