@@ -4,7 +4,7 @@ allows of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field
@@ -81,10 +81,11 @@ class ReferenceFloors(SpecModel):
         1, description="Latest version that gates.reference may name, 1: the first; any: whichever"
     )
     reference_margin: Margin | None = Field(
-        None, description="Largest gates.reference_margin; null: twice the margins against production"
+        None, description="Largest gates.reference_margin; null: twice the smaller margin against production"
     )
     reference_loss_margin: Margin | None = Field(
-        None, description="Largest gates.reference_loss_margin; null: twice those against production"
+        None,
+        description="Largest gates.reference_loss_margin; null: twice the smaller one against production",
     )
     reference_loss_tail: Margin | None = Field(
         None, description="Largest gates.reference_loss_tail; null: three times loss_tail"
@@ -100,7 +101,7 @@ def beyond_reference(
 ) -> Iterator[tuple[str, object, str, str]]:
     """Yield field, value, the policy's field and what is allowed where the reference is later, or a fall from
     it larger, than the floors let be: what is not declared is as many times a margin against production as it
-    is by default. `regression`: of the policy.
+    is by default, and what the policy leaves open so many times its smallest. `regression`: of the policy.
     """
     if gates.reference is None:
         if regression == "required":
@@ -112,13 +113,19 @@ def beyond_reference(
     for name, (times, others) in REFERENCE.items():
         if getattr(gates, name) is None and getattr(floors, name) is None:
             continue  # as the floors of the others
-        value, most = (_or_times(side, name, times, others) for side in (gates, floors))
+        value, most = _or_times(gates, name, times, others, max), _or_times(floors, name, times, others, min)
         if value > most:
             yield (f"gates.{name}", value, f"gates.{name}", f"at most {most:g}")
 
 
-def _or_times(side: ReferenceFloors | ReferenceSpec, name: str, times: int, others: Sequence[str]) -> float:
-    """Return the value of a field, or so many times the largest of the others."""
+def _or_times(
+    side: ReferenceFloors | ReferenceSpec,
+    name: str,
+    times: int,
+    others: Sequence[str],
+    choose: Callable[[Sequence[float]], float],
+) -> float:
+    """Return the value of a field, or so many times that of the others which is chosen."""
     known = [value for other in others if (value := getattr(side, other)) is not None]
     value = getattr(side, name)
-    return float(min(1.0, times * max(known, default=0.0)) if value is None else value)
+    return float(min(1.0, times * (choose(known) if known else 0.0)) if value is None else value)

@@ -202,6 +202,15 @@ def test_before_a_training_it_is_said_where_the_held_out_rows_will_hardly_decide
     needed = int(line.split("about ")[1].split(" ")[0].replace(",", ""))
     assert few_held_out(spec_of(0.6, needed), needed) == ()
     assert few_held_out(spec_of(0.6, needed // 2), needed) != ()
+    dealt = VariantSpec.model_validate(
+        {
+            **SPEC,
+            "evaluation": {"membership": needed, "reserve": 4},
+            "gates": {"max_membership_auc": 0.6},
+        }
+    )
+    assert few_held_out(dealt, 2 * needed) != ()  # a set of the reserve is half of what is needed
+    assert few_held_out(dealt, 4 * needed) == ()
     assert few_held_out(spec_of(None, 500), 55) == few_held_out(spec_of(0.6, 0), 55) == ()
     passed = sum(
         rule_of({MEMBERS: drawn(needed, seed=n), OTHERS: drawn(needed, seed=n + 99)}).passed

@@ -99,7 +99,7 @@ def test_what_is_declared_beside_the_tasks_is_counted_too() -> None:
     there = QuestionsThere(test=100, declared=(2376,), train=900, refusals=240, planted=60)
     assert asked(there) == 500 + 240 + 60 + 255
     assert asked(there, membership=500) == 500 + 240 + 60 + 255 + 500 + 100
-    assert asked(there, membership=500, reserve=4) == 500 + 240 + 60 + 255 + 500 + 25
+    assert asked(there, membership=500, reserve=4) == 425 + 240 + 60 + 255 + 500 + 25
     assert asked(membership=50) == 800 + 2 * 50
     assert asked(there, task=("a",), general=(), membership=2000, limit=10) == 10 + 555 + 900 + 100
 

@@ -89,6 +89,17 @@ def test_a_level_too_small_to_show_harm_is_refused_where_what_is_not_shown_may_p
     assert broken(strict, gates={**MEASURED, "alpha": 0.01}) == []
 
 
+def test_benchmarks_may_fall_no_further_from_the_reference_because_other_scores_may(tmp_path: Path) -> None:
+    """Unless the platform says how far all may."""
+    narrow = {"general_margin": 0.05, "general_loss_margin": 0.05}
+    policy = policies(tmp_path, {"gates": narrow}).of("acme")
+    for field in ("reference_margin", "reference_loss_margin"):
+        assert broken(policy, gates={**narrow, field: 0.2}) == [(f"gates.{field}", f"gates.{field}")]
+        assert broken(policy, gates={**narrow, field: 0.1}) == []
+        wide = policies(tmp_path, {"gates": {**narrow, field: 0.2}}).of("acme")
+        assert broken(wide, gates={**narrow, field: 0.2}) == []
+
+
 def test_asking_in_batches_counts_as_the_most_that_is_asked(tmp_path: Path) -> None:
     assert broken(policies(tmp_path).of("acme"), evaluation={"limit": "auto"}) == []
     high = Policy.model_validate({"evaluation": {"questions": MOST_QUESTIONS + 1}})

@@ -233,7 +233,7 @@ def few_held_out(spec: VariantSpec, test_rows: int) -> tuple[str, ...]:
     if limit is None or not asked:
         return ()
     test = PairedTest(1 / 4, 1.0, alpha=level_of(spec.gates.alpha))
-    held, needed = min(asked, test_rows), test.questions_needed(limit - CHANCE)
+    held, needed = min(asked, test_rows // spec.evaluation.sets), test.questions_needed(limit - CHANCE)
     # A held-out row is compared with several training rows, where there are more of these.
     test = replace(test, spread=1 / 12 + 1 / (6 * max(1, asked // max(1, held))))
     if test.would_show(limit - CHANCE, held):

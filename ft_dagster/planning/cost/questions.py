@@ -27,7 +27,7 @@ class QuestionsThere:
         """
         count = len(evaluation.task) + len(evaluation.general)
         counted = self.declared if self.declared is not None and len(self.declared) == count else None
-        own = () if evaluation.task else (self.test,)
+        own = () if evaluation.task else (self._held(evaluation),)
         most = [_least(evaluation.most, there) for there in (*own, *(counted or (None,) * count))]
         known = [each for each in most if each is not None]
         return sum(known) + sum(self.beside(evaluation).values()) if len(known) == len(most) else None
@@ -36,14 +36,17 @@ class QuestionsThere:
         """Return what is asked beside the tasks because it is declared, by what it is: a prompt, the loss of
         a row, and a canary with its references count as a question each.
         """
-        held = None if self.test is None else self.test // evaluation.sets
-        sides = [_least(evaluation.membership, there) for there in (self.train, held)]
+        sides = [_least(evaluation.membership, there) for there in (self.train, self._held(evaluation))]
         found = {
             "prompts of gates.refusals": self.refusals,
             "rows of evaluation.membership": sum(side or 0 for side in sides),
             "canaries of the platform and references": self.planted + REFERENCES if self.planted else 0,
         }
         return {what: asked for what, asked in found.items() if asked}
+
+    def _held(self, evaluation: EvaluationSpec) -> int | None:
+        """Return how many test rows are asked: of a reserve one set of them."""
+        return None if self.test is None else self.test // evaluation.sets
 
 
 NOT_COUNTED = QuestionsThere()
