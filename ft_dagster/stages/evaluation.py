@@ -140,7 +140,7 @@ def inputs(view: View) -> EvaluationInputs:
         ancestry.general(view),
     )
     before = view.upstream(BASE_EVALUATION.name)
-    refused = view.spec.gates.refusals is not None
+    refused = view.spec.gates.refusals is not None and not view.choosing
     return EvaluationInputs(
         view.upstream(BASE_MODEL.name),
         tuned,
@@ -389,8 +389,10 @@ def _verdict(
 
 
 def _of_experiment(spec: VariantSpec) -> VariantSpec:
-    """Return a declaration without the gates on what an experiment is not asked: what is kept of its rows."""
-    unasked = dict.fromkeys(("max_regurgitation", "max_membership_auc"))
+    """Return a declaration without the gates on what an experiment is not asked, since that judges its winner:
+    what is kept of its rows, and what it refuses.
+    """
+    unasked = dict.fromkeys(("max_regurgitation", "max_membership_auc", "refusals"))
     return spec.model_copy(update={"gates": spec.gates.model_copy(update=unasked)})
 
 

@@ -250,6 +250,8 @@ def test_a_reserve_whose_sets_decide_nothing_is_refused_by_check_and_by_the_plan
 def test_runs_of_an_experiment_are_asked_what_judges_nothing_and_are_no_tries(project: Path) -> None:
     before = count(desk(project, Pretend()).store, PREFIX).next
     pretend = Pretend("tried", {"base": 0.0, "tried": 0.5})
+    refusals = {"margin": 0.1, "over_margin": 0.1}
+    edit(project / FILE, lambda content: content["gates"].update(refusals=refusals))
     settings, declared = desk(project, pretend).settings, load_variant(project, KEY)
     trial = Trial("sweep-1/1", declared, {"training.seed": 77})
     workspace = Workspace(settings, KEY, trial=trial, launcher=pretend)
@@ -260,6 +262,8 @@ def test_runs_of_an_experiment_are_asked_what_judges_nothing_and_are_no_tries(pr
     assert tried.inputs["task.test"] == dataset.files["payload/validation.parquet"].sha256
     assert judging.inputs["task.test"] == dataset.files["payload/test.parquet"].sha256
     assert "general.general_holdout" not in tried.inputs
+    assert not {"refusal_answers", "base_refusal_answers"} & {*tried.inputs}
+    assert "refusals" not in {rule.rule for rule in Verdict.from_json(tried.figures["verdict"]).rules}
     assert "tries" not in tried.spec
     assert count(workspace.store, PREFIX).next == before
     assert tries(workspace.store, PREFIX, tried.inputs["fine_tuned_model"]) == []
