@@ -389,8 +389,8 @@ def _verdict(
 
 
 def _of_experiment(spec: VariantSpec) -> VariantSpec:
-    """Return a declaration without the gates on what an experiment is not asked, since that judges its winner:
-    what is kept of its rows, and what it refuses.
+    """Return a declaration without the gates on what an experiment is not asked, since its winner is: what is
+    kept of its rows, and what is refused.
     """
     unasked = dict.fromkeys(("max_regurgitation", "max_membership_auc", "refusals"))
     return spec.model_copy(update={"gates": spec.gates.model_copy(update=unasked)})

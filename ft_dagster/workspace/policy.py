@@ -46,19 +46,21 @@ def problems(settings: Settings, declared: Declared) -> list[UserError]:
     spec, tenant, file_of = declared.spec, declared.key.tenant, _file_of(settings, declared)
     source = with_source(settings, declared, settings.policies().of(tenant))
     found = _beyond(settings, tenant, source, file_of)
-    known, unread = _prompts(settings, tenant, spec, file_of)
+    known, unread = _prompts(spec, settings.project, file_of(FIELD), settings.roots(tenant))
     return [*found, *unread, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of, known)]
 
 
 def _prompts(
-    settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf
+    spec: VariantSpec, project: Path, declared_in: Path, roots: Roots
 ) -> tuple[dict[str, int], list[UserError]]:
-    """Count the prompts of each kind in the file of `gates.refusals`, or return why it cannot be asked."""
+    """Count the prompts of a kind in the file of `gates.refusals`, the fewer ones, or return why it cannot be
+    asked.
+    """
     declared = spec.gates.refusals
     if declared is None:
         return {}, []
     try:
-        file = prompts_file(declared, settings.project, file_of(FIELD), settings.roots(tenant))
+        file = prompts_file(declared, project, declared_in, roots)
         kinds = Counter(prompt.kind for prompt in read_prompts(file))
     except UserError as error:
         return {}, [error]
@@ -171,8 +173,8 @@ def _too_few(
 def counted_questions(
     workspace: Workspace, spec: VariantSpec, left_out: LeftOut | None = None
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Count the questions there are, now that the rows are split: of a rule (task, general_loss), and of each
-    task, by its entry, where that is known; without what is `left_out`.
+    """Count the questions there are, now that the rows are split: of a rule (task, general_loss, refusals),
+    and of each task, by its entry, where that is known; without what is `left_out`.
     """
     from ft_dagster.data.mixture.mixture_io import held_out_documents
     from ft_dagster.data.rows.dataset_io import smallest_set
@@ -181,7 +183,8 @@ def counted_questions(
     texts = left_out.documents
     if texts is None:
         texts = held_out_documents(workspace.payload(workspace.upstream(TRAINING_MIXTURE.name)))
-    known = {"general_loss": texts} if texts else {}
+    known, _ = _prompts(spec, workspace.project, workspace.declared_in, workspace.roots)
+    known |= {"general_loss": texts} if texts else {}
     rows, asked = workspace.upstream(TASK_DATASET.name), spec.evaluation
     if not asked.task:
         known["task"] = DatasetFigures.of(rows).test_rows - left_out.own

@@ -20,6 +20,7 @@ from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
 from ft_dagster.versions.version_report import version_report
+from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import POLICY, edit, write_yaml
 from tests.finished import copied
@@ -106,6 +107,14 @@ def test_a_base_that_refuses_nothing_is_undecided_and_blocks_nothing(asked: Work
     assert (unjudged.outcome, unjudged.passed) == ("undecided", True)
     assert "no policy demands refusals" in unjudged.sentence
     assert Verdict.from_json(judged(asked).figures["verdict"]).passed
+
+
+def test_the_looks_that_are_left_count_the_prompts(declare: Declare) -> None:
+    workspace = declare({"undecided": "fail", "refusals": {"margin": 0.05, "over_margin": 0.05}})
+    looks = look_ahead(workspace, workspace.declared().spec).rules
+    there, left = zip(*[(each.there, each.left) for each in looks if each.rule == "refusals"], strict=True)
+    assert set(there) == {120}
+    assert 0 < max(left) < 10
 
 
 def test_report_and_card_show_refusals_before_and_after_and_no_prompt_to_refuse(declare: Declare) -> None:
