@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.frozen import named_reference
 from ft_dagster.lineage.graph import ListedGraph, ancestors, inputs
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.retention import Rules, kept_versions
@@ -173,14 +174,15 @@ def _of_references(
 ) -> Iterator[Artifact]:
     """Yield the answers of every variant's reference, by which later versions are held against it though its
     weights go: of the evaluation that it was released by, and what it was asked since. It is the first
-    version, and the one that the newest evaluation was declared to be held against.
+    version, the one that the newest evaluation was declared to be held against, and the one that is declared
+    now, against which variants that descend from this one are held.
     """
     graph = ListedGraph(artifacts)
     for prefix in _with_releases(records):
         versions = versions_in(read_log(store, prefix).entries)
         judged = read_head(store, prefix, EVALUATION.name)
         gates = {} if judged is None else judged.spec.get("spec", {}).get("gates", {})
-        named = (min(versions, default=0), gates.get("reference"))
+        named = (min(versions, default=0), gates.get("reference"), named_reference(store, prefix))
         for entry in (entry for version, entry in versions.items() if version in named):
             yield from graph.named(prefix, entry.evaluation, entry.evaluation_manifest)
             yield from graph.with_input(entry.weights, PRODUCTION_EVALUATION.name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ft_dagster.lineage.frozen import content_of
 from ft_dagster.lineage.graph import inputs_among
 from ft_dagster.lineage.stale import StaleCause, field_changed
 from ft_dagster.lineage.verdict import Verdict
@@ -20,7 +21,6 @@ from ft_dagster.stage_entries import (
 from ft_dagster.store import Artifact
 from ft_dagster.versions.look import STAGES, TASKS
 from ft_dagster.versions.version_artifacts import VersionArtifacts
-from ft_dagster.workspace.frozen import content_of
 from ft_dagster.workspace.keyed_inputs import (
     UNKNOWN,
     Digest,

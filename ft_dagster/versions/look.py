@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args
 
 from ft_dagster.evaluation.models.arithmetic import Dtype
+from ft_dagster.lineage.frozen import content_of
 from ft_dagster.lineage.stale import StaleCause
 from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -22,7 +23,6 @@ from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.store import Artifact, Place
 from ft_dagster.versions.version_artifacts import VersionArtifacts
 from ft_dagster.workspace.answer_engine import Engine
-from ft_dagster.workspace.frozen import content_of
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.keyed_inputs import (
     UNKNOWN,

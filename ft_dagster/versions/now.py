@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.frozen import content_of, frozen_declarations
 from ft_dagster.lineage.graph import of_equal_bytes
 from ft_dagster.lineage.stale import StaleCause, stage_raised
 from ft_dagster.models.derived import parents_moved
@@ -38,7 +39,6 @@ from ft_dagster.store import SHARED, Artifact, Store
 from ft_dagster.versions.causes import Causes, others
 from ft_dagster.versions.look import CorpusNow, FoundNow, Look
 from ft_dagster.versions.version_artifacts import VersionArtifacts
-from ft_dagster.workspace.frozen import content_of, frozen_declarations
 from ft_dagster.workspace.keyed_inputs import (
     Part,
     Unopened,

@@ -25,7 +25,7 @@ from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.store import Artifact, Store
 from ft_dagster.versions.version_files import UNREADABLE, VersionFiles, told
-from ft_dagster.workspace.references import reference_in, released_of
+from ft_dagster.workspace.references import reference_in, reference_of_root, released_of
 
 COURSE = ("task", "version", "released (UTC)", "score", "interval", "base → tuned", "questions")
 LEAST = 2  # versions that make a course
@@ -104,16 +104,21 @@ def courses(store: Store, prefix: str) -> list[Course]:
             known = [(of, entry) for of, entry in known if of == prefix]
         scored = [Scored(of, entry, rules[id(entry)][name]) for of, entry in known]
         if len(scored) >= LEAST:
-            found.append(_course(last, scored, gates, own))
+            found.append(_course(store, last, scored, gates, own))
     return found
 
 
-def _course(last: Rule, scored: Sequence[Scored], gates: GatesSpec, own: Sequence[ReleaseEntry]) -> Course:
-    """Return a course with its reference: at the root of the descent, else the variant's own."""
-    root = {each.prefix for each in scored[:1]} - {scored[-1].prefix}
-    first = scored[0].entry if root and last.rule != "task" else None
-    reference = first or (reference_in(own, gates) if gates.has_reference else None)
-    at = next((at for at, one in enumerate(scored) if one.entry is reference), None)
+def _course(
+    store: Store, last: Rule, scored: Sequence[Scored], gates: GatesSpec, own: Sequence[ReleaseEntry]
+) -> Course:
+    """Return a course with its reference: that of the root of the descent, else the variant's own."""
+    root = scored[0].prefix
+    if root != scored[-1].prefix and last.rule != "task":
+        reference = reference_of_root(store, root, released_of(store, root))
+    else:
+        root, reference = scored[-1].prefix, reference_in(own, gates) if gates.has_reference else None
+    named = (root, None if reference is None else reference.version)
+    at = next((at for at, one in enumerate(scored) if (one.prefix, one.entry.version) == named), None)
     key = (ROLES[last.rule], last.task)
     allowed = Opponent(against="reference").allowed(key, last.metric, gates) if gates.has_reference else None
     return Course(last.task, last.metric, tuple(scored), at, None if allowed is None else allowed.margin)

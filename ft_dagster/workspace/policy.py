@@ -19,7 +19,7 @@ from ft_dagster.evaluation.tasks.tasks import is_file_entry, names_of
 from ft_dagster.gate.power import FIRST, SUCCESSORS, HopelessGate, SinceReference, hopeless_gates
 from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import history
-from ft_dagster.lineage.served import served_in, versions_in
+from ft_dagster.lineage.served import served_in
 from ft_dagster.lineage.tries import count
 from ft_dagster.models.derived import named_source, released_parent
 from ft_dagster.objectives import OBJECTIVES
@@ -134,16 +134,7 @@ def refuse_successor(workspace: Workspace, left_out: LeftOut) -> None:
     be, or to hold it against the versions before.
     """
     gates, past = workspace.spec.gates, history(workspace.store, workspace.key.prefix)
-    named = gates.reference if gates.has_reference else None
-    versions, served = versions_in(past), served_in(past)
-    if isinstance(named, int) and named not in versions:
-        raise UserError(
-            "no such version was released",
-            file=workspace.declared_in,
-            field="gates.reference",
-            value=named,
-            fix="Leave it out: the first is the reference then",
-        )
+    served = served_in(past)
     tries = 1 if workspace.trial is not None else count(workspace.store, workspace.prefix).next
     below = beneath(workspace.store, workspace.upstream(BASE_MODEL.name))
     look = (tries, after_references(workspace, gates, below))

@@ -14,15 +14,16 @@ from typing import NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.gate.power import AfterReference, SinceReference
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.frozen import named_reference
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.served import versions_in
 from ft_dagster.models.derived import bases_beneath, parent_prefix, released_parent, started_from
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.reference import ReferenceFloors
 from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stage_entries import BASE_MODEL, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.store import Artifact, Store
-from ft_dagster.workspace.frozen import frozen_declarations
 from ft_dagster.workspace.past import Released
 from ft_dagster.workspace.workspace import Workspace
 
@@ -107,7 +108,7 @@ def after_references(workspace: Workspace, gates: GatesSpec, below: Beneath | No
     if not gates.has_reference:
         return SinceReference()
     versions = released_of(workspace.store, workspace.prefix)
-    own = reference_in(versions, gates)
+    own = _reference_in(versions, gates, workspace)
     found = [] if own is None else [_after(workspace.prefix, own, versions)]
     found += _of_descent(workspace, below, len(versions))
     sides = {one.whole: AfterReference(one.release, one.in_words) for one in found}
@@ -152,6 +153,18 @@ def _since(entry: ReleaseEntry, versions: Sequence[ReleaseEntry]) -> int:
     return sum(one.version > entry.version for one in versions)
 
 
+def reference_of_root(
+    store: Store, root: str, versions: Sequence[ReleaseEntry], floors: ReferenceFloors | None = None
+) -> ReleaseEntry | None:
+    """Return the version that what descends from another variant is held against: the one that the variant
+    names now, else its first; None of an empty log. `floors`: of a policy that may forbid the name.
+    """
+    named = named_reference(store, root)
+    allowed = named is not None and (floors is None or floors.may_name(named))
+    found = next((entry for entry in versions if allowed and entry.version == named), None)
+    return found or next(iter(versions), None)
+
+
 def _of_descent(workspace: Workspace, below: Beneath | None, own: int) -> Iterator[Reference]:
     """Yield the reference of the variant at the root of the descent, unless that is this one, or its
     reference is the base itself. `own`: versions of this variant before.
@@ -160,7 +173,8 @@ def _of_descent(workspace: Workspace, below: Beneath | None, own: int) -> Iterat
         return
     store, root = workspace.store, below.variants[-1]
     versions = released_of(store, root)
-    entry = reference_in(versions, _gates_of(workspace, root))
+    floors = workspace.settings.policies().of(workspace.key.tenant).gates
+    entry = reference_of_root(store, root, versions, floors)
     if entry is None:
         raise UserError(
             f"the reference of {variant_of(root)}, from which it descends, is in no log",
@@ -187,16 +201,3 @@ def parents_beneath(store: Store, base: Artifact) -> Iterator[str]:
 def released_of(store: Store, prefix: str) -> list[ReleaseEntry]:
     """Return the versions of the variant below a prefix, in their order."""
     return [entry for _, entry in sorted(versions_in(history(store, prefix)).items())]
-
-
-def _gates_of(workspace: Workspace, prefix: str) -> GatesSpec:
-    """Return the gates of another variant as far as they name its reference: as it was declared last, where
-    today's policy lets it be.
-    """
-    floors = workspace.settings.policies().of(workspace.key.tenant).gates
-    for content in frozen_declarations(workspace.store, prefix):
-        named = content["spec"].get("gates", {}).get("reference")
-        if isinstance(named, int) and floors.may_name(named):
-            return GatesSpec(reference=named)
-        break
-    return GatesSpec()

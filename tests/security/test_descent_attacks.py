@@ -23,7 +23,8 @@ from ft_dagster.lineage.retention import Rules
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.planning.looks_left import look_lines
 from ft_dagster.settings import Retention
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import VariantKey, load_variant
+from ft_dagster.stages import declaration
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import Released, release
 from ft_dagster.stages.release_evaluation import judge_release
@@ -31,6 +32,7 @@ from ft_dagster.store import Place, Store
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY
 from ft_dagster.versions.check import check_variant
+from ft_dagster.versions.version_course import courses
 from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, edit, write_yaml
@@ -215,9 +217,13 @@ def test_where_neither_weights_nor_a_common_question_is_left_it_is_undecided_and
         release(workspace)
 
 
+def of_any_version(project: Path) -> None:
+    write_yaml(project / "policy.yaml", {**POLICY, "gates": {**POLICY["gates"], "reference": "any"}})
+
+
 def test_another_margin_or_reference_asks_no_model_again(project: Path) -> None:
     eroded(project)
-    write_yaml(project / "policy.yaml", {**POLICY, "gates": {**POLICY["gates"], "reference": "any"}})
+    of_any_version(project)
     pretend = train_again(project, "the fourth", ERODING, judged=False)
     assert not judge_release(desk(project, pretend)).check.passed
     for gates in ({"reference_margin": 0.3}, {"reference": 2}, {"reference_margin": None, "reference": 3}):
@@ -320,3 +326,47 @@ def test_the_command_line_shows_the_whole_descent(project: Path, monkeypatch: py
     done = CliRunner().invoke(app, ["--project", str(project), "compare", "acme.places"])
     assert "versions over time" in done.output
     assert "0.8 is the largest fall from the reference that passes" in done.output
+
+
+def test_a_reference_that_was_never_released_is_the_mistake_of_who_names_it_alone(project: Path) -> None:
+    of_any_version(project)
+    eroded(project, "second")
+    right = {"base": 0.0, "first": 1.0, **ERODING, "a copy": 0.95}
+    child = declared_child(project, Pretend("a copy", right))
+    declare(project, gates={"reference": 7})
+    make(project, declaration.STAGE)
+    root = desk(project, Pretend("second", right))
+    for ask in (
+        lambda: look_ahead(root, load_variant(project, root.key).spec),
+        lambda: check_variant(root.settings, root.key),
+    ):
+        with pytest.raises(UserError, match="no such version was released") as refused:
+            ask()
+        assert (refused.value.field, refused.value.file) == ("gates.reference", str(root.declared_in))
+    assert run_chain(child, CHAIN).error is None
+    found = judge_release(child)
+    assert found.judgement is not None
+    assert {
+        rule.sentence.split(", the reference")[0] for rule in since(found.judgement.verdict).values()
+    } == {"against acme.places version 1"}
+
+
+def test_the_descent_is_shown_from_the_reference_by_which_it_is_judged(project: Path) -> None:
+    of_any_version(project)
+    eroded(project)
+    declare(project, gates={"reference": 2})
+    make(project, declaration.STAGE)
+    right = {"base": 0.0, "first": 1.0, **ERODING, "a copy": 0.92}
+    child = declared_child(project, Pretend("a copy", right), reference="first")
+    assert run_chain(child, CHAIN).error is None
+    found = judge_release(child)
+    assert found.judgement is not None
+    assert all("acme.places version 2" in rule.sentence for rule in since(found.judgement.verdict).values())
+    release(child)
+    shown = [course for course in courses(child.store, CHILD.prefix) if course.reference is not None]
+    assert shown
+    assert {
+        (course.scored[at].prefix, course.scored[at].entry.version)
+        for course in shown
+        if (at := course.reference) is not None
+    } == {(PREFIX, 2)}

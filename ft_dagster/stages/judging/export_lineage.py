@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.frozen import frozen_declarations
 from ft_dagster.lineage.graph import StoredGraph, parts_of_version, released_evaluation
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import (
@@ -19,7 +20,6 @@ from ft_dagster.stage_entries import (
     made_before,
 )
 from ft_dagster.store import Artifact, Store
-from ft_dagster.workspace.frozen import frozen_declarations
 
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
 _MADE = (each.name for each in made_before(RELEASE_EVALUATION) if not each.on_demand)

@@ -21,6 +21,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.frozen import frozen_declarations
 from ft_dagster.lineage.graph import released_evaluation, released_export
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, history, of_bytes
 from ft_dagster.lineage.served import released, served_in
@@ -37,7 +38,6 @@ from ft_dagster.stages.judging.export_lineage import PARTS, artifacts_of
 from ft_dagster.store import Artifact, Store
 from ft_dagster.strict_json import loads
 from ft_dagster.training.contract import PLAN_FILE
-from ft_dagster.workspace.frozen import frozen_declarations
 from ft_dagster.workspace.policy import own_files, task_names
 
 JUDGED_BY = (TASK_DATASET.name, TRAINING_MIXTURE.name, EVALUATION.name)  # whose keys say what a policy asks

@@ -31,3 +31,12 @@ def frozen_declarations(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
         if isinstance(one, UserError):
             raise one
         yield content_of(one)
+
+
+def named_reference(store: Store, prefix: str) -> int | None:
+    """Return the version that a variant's newest frozen declaration names as the reference; None where it is
+    the first.
+    """
+    newest = next(frozen_declarations(store, prefix), {})
+    named = newest.get("spec", {}).get("gates", {}).get("reference")
+    return named if isinstance(named, int) else None
