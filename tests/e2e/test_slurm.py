@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from ft_dagster.automation.processes.instance import failure_of, launch, opened, write_home
+from ft_dagster.lineage.release import history
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store, read_head
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.long
 if MISSING:
     pytest.skip(f"Slurm is not installed: no {', '.join(MISSING)}", allow_module_level=True)
 DEPLOY = Path(__file__).parents[2] / "deploy/slurm"
-KEY = "acme.places"
+KEY, PREFIX = "acme.places", "tenants/acme/places"
 ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 PATIENCE = 600.0  # seconds
 PASSED = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "OMP_NUM_THREADS")
@@ -124,7 +125,7 @@ class Site:
 
     def figures(self) -> dict[str, Any]:
         """Of the training."""
-        return present(read_head(self.settings.open_store("acme"), KEY, "fine_tuned_model")).figures
+        return present(read_head(self.settings.open_store("acme"), PREFIX, "fine_tuned_model")).figures
 
     def digests(self) -> list[str]:
         return digests_of(self.settings.open_store("acme"))
@@ -215,5 +216,5 @@ def test_a_variant_is_cancelled_killed_and_released_in_jobs_to_the_model_of_this
         assert secret not in job + script
     assert {each["AWS_PROFILE"] for each in environments} == {"acme"}
     assert not any(each.get("AWS_SECRET_ACCESS_KEY") for each in environments)
-    assert present(read_head(site.settings.open_store("acme"), KEY, "release")).digest
+    assert [entry.version for entry in history(site.settings.open_store("acme"), PREFIX)] == [1]
     assert site.digests() == site.digests_here()
