@@ -56,7 +56,7 @@ STAGES = ("task_dataset", "training_mixture")
 PROGRAMS = ("tokenizer", "datasets.map", *STAGES)
 EVERY = 0.005  # CPU seconds between two samples
 PARTS = {  # file of the package -> what it does; a function of it goes before
-    "render.py:_encode": "tokenizing",
+    "token_spans.py": "tokenizing",
     "render.py": "rendering",
     "jinja2": "rendering",
     "readers.py": "reading",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS, PACKAGE = ROOT / "benchmarks", ROOT / "ft_dagster"
 
 
 @pytest.mark.long
@@ -21,6 +23,16 @@ def test_the_step_is_measured_before_and_after(tiny_model_folder: Path) -> None:
     assert head.startswith("| method | tokens a row |")
     assert len(rows) >= 2
     assert all(len(row.split("|")) == len(head.split("|")) for row in rows)
+
+
+def test_each_part_of_the_preparation_is_a_file_of_the_package_and_a_function_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    parts = importlib.import_module("preparation").PARTS
+    for file, _, function in (name.partition(":") for name in parts if name != "jinja2"):
+        found = [path.read_text("utf-8") for path in PACKAGE.rglob(file)]
+        assert any(f"def {function}" in text for text in found), (file, function)
 
 
 @pytest.mark.long
