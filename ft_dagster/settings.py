@@ -104,8 +104,10 @@ class StoreProfiles(Part):
     default: str | None = Field(
         None, min_length=1, description="Of who is not named, and of the platform; null: AWS' own default"
     )
-    per_tenant: dict[Tenant, Annotated[str, Field(min_length=1)]] = Field(
-        {}, description="By tenant: its runs open the store with it, and its programs have no other"
+    per_tenant: dict[Tenant, Annotated[str, Field(min_length=1)] | None] = Field(
+        {},
+        description="By tenant: its runs open the store with it, and its programs have no other; null: AWS' "
+        "own default",
     )
 
     def of(self, tenant: str | None) -> str | None:

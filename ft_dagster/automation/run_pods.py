@@ -191,19 +191,18 @@ def _container(settings: Settings, pods: KubernetesSettings, tenant: str | None,
 
 def _credentials(settings: Settings, profile: PodProfile, tenant: str | None) -> dict[str, str]:
     """Return the variables by which a pod finds its credentials. In one whose environment, or account, has
-    them, no profile is looked for.
+    them, no profile is looked for. Each field is said that the file may say: the two are merged.
     """
     named = settings.store_profiles.of(tenant)
     if named is None:
         return {}
-    if profile.credentials is None:
-        return {"FT_DAGSTER_STORE_PROFILES": "{}"}
-    file = f"{GIVEN}/credentials/credentials"
-    return {
-        "AWS_PROFILE": named,
-        "AWS_SHARED_CREDENTIALS_FILE": file,
-        "FT_DAGSTER_STORE_PROFILES": dumps({"default": named}),
-    }
+    has = None if profile.credentials is None else named
+    tenants = {} if tenant is None else {tenant: has}
+    variables = {"FT_DAGSTER_STORE_PROFILES": dumps({"default": has, "per_tenant": tenants})}
+    if has is not None:
+        file = f"{GIVEN}/credentials/credentials"
+        variables |= {"AWS_PROFILE": has, "AWS_SHARED_CREDENTIALS_FILE": file}
+    return variables
 
 
 def _profile(settings: Settings, pods: KubernetesSettings, tenant: str | None) -> PodProfile:

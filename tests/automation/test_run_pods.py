@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.launch.helpers import slots
 
 Json = dict[str, Any]
 KEY = VariantKey("acme", "support")
+DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 
 
 def declared(settings: Settings, key: str = "acme.support", **resources: Any) -> Declared:
@@ -135,18 +137,47 @@ def test_a_run_has_its_tenants_credentials_and_record_keys_and_no_others(tmp_pat
     assert "globex" not in json.dumps([by_environment, of_platform])
 
 
+def inside(settings: Settings, pod: Json, patch: pytest.MonkeyPatch) -> Settings:
+    """The settings of the same project, as a program in a pod loads them."""
+    with patch.context() as environment:
+        for name, value in variables(pod).items():
+            environment.setenv(name, value)
+        return load_settings(settings.project)
+
+
 def test_settings_in_a_pod_find_the_credentials_that_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The file of the project, which each pod mounts, names all profiles."""
+    settings = settings_in(tmp_path, host={"cpu_slots": 2})
+    for tenant, profile in (("acme", None), ("globex", "globex-file"), ("other", None), (None, None)):
+        pod = made(settings, f"{tenant}.x") if tenant else pod_of(settings, None, None, computes=False)
+        found = inside(settings, pod, monkeypatch)
+        assert (found.store_profiles.of(tenant), found.store_profiles.of(None)) == (profile, profile)
+        assert (found.host.cpu_slots, found.host.memory_gb) == (6, 100)
+        assert found.keys_folder == Path("/work/keys")
+
+
+def test_a_pod_whose_environment_has_its_credentials_opens_the_store_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_in(tmp_path)
-    for tenant, profile in (("acme", None), ("globex", "globex-file")):
-        with monkeypatch.context() as patch:
-            for name, value in variables(made(settings, f"{tenant}.x")).items():
-                patch.setenv(name, value)
-            inside = load_settings(tmp_path)
-        assert (inside.store_profiles.of(tenant), inside.store_profiles.of(None)) == (profile, profile)
-        assert inside.host.cpu_slots == 6
-        assert inside.keys_folder == Path("/work/keys")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="no such AWS profile"):
+        settings.open_store("acme")
+    store = inside(settings, made(settings), monkeypatch).open_store("acme")
+    assert "profile" not in store.fs.storage_options
+
+
+def test_pods_of_the_settings_that_are_deployed_find_the_credentials_that_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tenants").mkdir()
+    shutil.copy(DEPLOY / "ft_dagster.yaml", tmp_path / "ft_dagster.yaml")
+    settings = load_settings(tmp_path)
+    for tenant, profile in (("acme", "acme"), ("globex", None), (None, None)):
+        found = inside(settings, pod_of(settings, tenant, None, computes=False), monkeypatch)
+        assert (found.store_profiles.of(tenant), found.store_profiles.of(None)) == (profile, profile)
 
 
 def test_a_pod_has_no_rights_that_a_run_does_not_need(tmp_path: Path) -> None:
