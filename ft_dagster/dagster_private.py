@@ -36,6 +36,9 @@ from dagster._core.remote_origin import (
 # A code server, of which is asked whether it answers.
 from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
 
+# What a code location defines.
+from dagster._core.remote_representation.external import RemoteRepository
+
 # A workspace's code locations, opened by a command or by the daemon that it starts.
 from dagster._core.workspace.context import (
     BaseWorkspaceRequestContext,

@@ -346,26 +346,25 @@ def test_the_coordinator_finds_the_project_of_a_run_by_its_assets(tmp_path: Path
         WorkspaceProcessContext(instance, target) as process,
     ):
         workspace = process.create_request_context()
-        chosen = {dg.AssetKey(["support", "declaration"])}
-        of_asset = create_run_for_test(instance, "__ASSET_JOB", asset_selection=chosen)
-        of_job = create_run_for_test(instance, "support__variant_chain")
-        of_host = create_run_for_test(
-            instance,
-            "__ASSET_JOB",
-            asset_selection={dg.AssetKey("tickets")},
-            remote_job_origin=workspace.get_code_location("host")
-            .get_repository("__repository__")
-            .get_full_job("__ASSET_JOB")
-            .get_remote_origin(),
-        )
-        found = [own_assets(run, workspace) for run in (of_asset, of_job, of_host)]
+        repository = workspace.get_code_location("host").get_repository("__repository__")
+
+        def created(job: str, *chosen: dg.AssetKey) -> dg.DagsterRun:
+            origin = repository.get_full_job(job).get_remote_origin()
+            selection = frozenset(chosen) or None
+            return create_run_for_test(instance, job, asset_selection=selection, remote_job_origin=origin)
+
+        of_asset = created("__ASSET_JOB", dg.AssetKey(["support", "declaration"]))
+        of_job = created("support__variant_chain")
+        of_host = created("__ASSET_JOB", dg.AssetKey("tickets"))
+        of_nowhere = create_run_for_test(instance, "support__variant_chain")
+        found = [own_assets(run, workspace) for run in (of_asset, of_job, of_host, of_nowhere)]
         claims = {"dagster/partition": "example.com", "dagster/priority": "9", "ft/tenant": "acme"}
         claims["ft/project_tenant"] = f"{one}:acme"
         instance.add_run_tags(of_host.run_id, claims)
         host_run = present(instance.get_run_by_id(of_host.run_id))
         instance.run_coordinator.submit_run(SubmitRunContext(host_run, workspace))
         kept = present(instance.get_run_by_id(of_host.run_id)).tags
-    assert [own and (own.project, own.variants) for own in found] == [(str(one), True)] * 2 + [None]
+    assert [own and (own.project, own.variants) for own in found] == [(str(one), True)] * 2 + [None] * 2
     assert (kept["dagster/priority"], kept["ft/tenant"], kept["ft/project_tenant"]) == ("9", "none", "none")
     assert "ft/variant" not in kept
 

@@ -21,7 +21,13 @@ from ft_dagster.automation.tags import (
     unasked_tags,
     variant_in,
 )
-from ft_dagster.dagster_private import BACKFILL, SCHEDULE, SENSOR, BaseWorkspaceRequestContext
+from ft_dagster.dagster_private import (
+    BACKFILL,
+    SCHEDULE,
+    SENSOR,
+    BaseWorkspaceRequestContext,
+    RemoteRepository,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, Declared, VariantKey
@@ -96,9 +102,10 @@ def is_asked_by_a_sensor(context: dg.SubmitRunContext) -> bool:
 
 def own_assets(run: dg.DagsterRun, workspace: BaseWorkspaceRequestContext) -> OwnAssets | None:
     """Return the assets of a run that are of variants, or the general corpus beside such; None where it has
-    none.
+    none. Those of another code location are not its own, whatever they and its job are called.
     """
-    nodes = list(workspace.asset_graph.asset_nodes)
+    repository = _repository_of(run, workspace)
+    nodes = [] if repository is None else list(repository.asset_graph.asset_nodes)
     variants = {node.key: node for node in nodes if _are_variants(node.partitions_def)}
     projects = {
         tuple(key.path[:-1]): str(getattr(node.metadata.get(PROJECT), "value", ""))
@@ -120,12 +127,8 @@ def own_assets(run: dg.DagsterRun, workspace: BaseWorkspaceRequestContext) -> Ow
 
 def tags_of_code(context: dg.SubmitRunContext) -> Mapping[str, str]:
     """Return the tags that a run's job has by its code, whatever its submitter wrote."""
-    origin = context.dagster_run.remote_job_origin
-    if origin is None:
-        return {}
-    location = context.workspace.get_code_location(origin.location_name)
-    repository = location.get_repository(origin.repository_origin.repository_name)
-    return repository.get_full_job(context.dagster_run.job_name).run_tags
+    repository = _repository_of(context.dagster_run, context.workspace)
+    return {} if repository is None else repository.get_full_job(context.dagster_run.job_name).run_tags
 
 
 def is_known_to_stand(instance: dg.DagsterInstance, settings: Settings, key: VariantKey) -> bool:
@@ -142,6 +145,15 @@ def is_known_to_stand(instance: dg.DagsterInstance, settings: Settings, key: Var
     version, state = row.version, row.state
     unknown = version.unread or version.unseen or state.broken or state.news or state.running
     return version.digest is not None and not version.causes and not unknown
+
+
+def _repository_of(run: dg.DagsterRun, workspace: BaseWorkspaceRequestContext) -> RemoteRepository | None:
+    """Return what a run's code defines; None where the run does not say where that is."""
+    origin = run.remote_job_origin
+    if origin is None:
+        return None
+    location = workspace.get_code_location(origin.location_name)
+    return location.get_repository(origin.repository_origin.repository_name)
 
 
 def _declared(settings: Settings, key: VariantKey) -> Declared | None:

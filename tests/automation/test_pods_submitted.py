@@ -14,8 +14,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.auto_run_reexecution.auto_run_reexecution import retry_run
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.sensor import execute_sensor_iteration
@@ -35,6 +36,7 @@ from tests.automation.house import BACKFILL, LAUNCH, LOG, REPOSITORY, House
 from tests.automation.pods import settings_in
 
 pytestmark = pytest.mark.slow
+OTHERS = "others"
 VARIANTS = ["acme.first", "acme.sensed", "globex.first"]
 REEXECUTE = """
 mutation($params: ReexecutionParams!) { launchRunReexecution(reexecutionParams: $params) {
@@ -68,8 +70,15 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     patch.delenv("DAGSTER_HOME", raising=False)
     for name, value in write_home(settings).items():
         patch.setenv(name, value)
-    file = Path(__file__).with_name("pods_location.py")
-    target = PythonFileTarget(str(file), "defs", os.getcwd(), LOCATION)
+    files = {LOCATION: "pods_location.py", OTHERS: "other_location.py"}
+    locations = [
+        {"python_file": {"relative_path": str(Path(__file__).with_name(file)), "location_name": name,
+                         "attribute": "defs", "working_directory": os.getcwd()}}
+        for name, file in files.items()
+    ]  # fmt: skip
+    workspace = folder / "workspace.yaml"
+    workspace.write_text(yaml.safe_dump({"load_from": locations}), "utf-8")
+    target = WorkspaceFileTarget([str(workspace)])
     with dg.DagsterInstance.get() as instance:
         instance.add_dynamic_partitions(PARTITIONS, VARIANTS)
         with WorkspaceProcessContext(instance, target) as process:
@@ -88,9 +97,11 @@ def pod(tags: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def launch(house: House, job: str, tags: dict[str, str], *assets: str) -> Mapping[str, str]:
+def launch(
+    house: House, job: str, tags: dict[str, str], *assets: str, location: str = LOCATION
+) -> Mapping[str, str]:
     """As the UI's Launchpad does; the tags of the run."""
-    selector: dict[str, Any] = {**REPOSITORY, "pipelineName": job}
+    selector: dict[str, Any] = {**REPOSITORY, "repositoryLocationName": location, "pipelineName": job}
     selector |= {"assetSelection": [{"path": [asset]} for asset in assets]} if assets else {}
     listed = [{"key": key, "value": value} for key, value in tags.items()]
     params = {"selector": selector, "mode": "default", "executionMetadata": {"tags": listed}}
@@ -168,6 +179,16 @@ def test_a_run_of_others_code_has_what_that_code_says(house: House, forged: dict
     assert json.loads(tags[RESOURCES]) == {}
     assert pod(launch(house, "plain", claims)) == {}
     assert CONFIG not in launch(house, "plain", {})
+
+
+@pytest.mark.parametrize("job", ["variant_chain", "__ASSET_JOB"])
+def test_a_run_of_another_code_location_whose_job_has_our_name_is_no_tenants(house: House, job: str) -> None:
+    claims = {"dagster/partition": "acme.first", "ft/tenant": "acme", "ft/variant": "acme.first"}
+    claims[CONFIG] = json.dumps(FORGED["another tenant's Secret"])
+    tags = launch(house, job, claims, location=OTHERS)
+    said = {"container_config": {"resources": {"limits": {"cpu": "1"}}}} if job == "variant_chain" else {}
+    assert pod(tags) == said
+    assert {tags.get(name, "none") for name in ("ft/tenant", "ft/variant")} == {"none"}
 
 
 def test_settings_by_which_no_pod_can_be_made_are_said_in_the_runs_log(house: House) -> None:
