@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,28 @@ def test_the_charts_values_make_the_instance_beside_them() -> None:
     logs = values["computeLogManager"]
     assert logs["type"] == made["compute_logs"]["class"]
     assert logs["config"]["s3ComputeLogManager"] == made["compute_logs"]["config"]
+    database, said = values["postgresql"], made["storage"]["postgres"]["postgres_db"]
+    assert database["enabled"] is False  # the chart would make one of its own
+    named = (
+        database["postgresqlHost"],
+        database["postgresqlUsername"],
+        database["postgresqlDatabase"],
+    )
+    assert named == (said["hostname"], said["username"], said["db_name"])
+    assert said["password"] == {"env": "DAGSTER_PG_PASSWORD"}
+    secrets = {
+        values["global"]["postgresqlSecretName"],
+        made["run_launcher"]["config"]["postgres_password_secret"],
+    }
+    assert len(secrets) == 1
+
+
+def test_the_page_says_each_variable_that_slurms_instance_takes_from_the_environment() -> None:
+    told = re.findall(r"env: (\w+)", (DEPLOY / "slurm/dagster.yaml").read_text("utf-8"))
+    (lines,) = re.findall(r"run\.env <<'END'\n(.*?)END\n", PAGE, re.DOTALL)
+    written = [line.partition("=") for line in lines.splitlines()]
+    assert [name for name, _, _ in written] == told
+    assert [shlex.split(value) for _, _, value in written] == [["..."]] * len(told)
 
 
 def test_manifests_and_settings_name_the_same_things() -> None:
