@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,12 @@ from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.test_utils import create_run_for_test
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
+from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 
+from ft_dagster.automation import engine_watch
 from ft_dagster.automation.run_pods import CONFIG, RESOURCES, pod_of, written
 from ft_dagster.automation.tags import variant_tags
 from ft_dagster.errors import UserError
@@ -43,6 +48,7 @@ DEPLOY = ROOT / "deploy" / "kubernetes"
 ACCOUNT = "dagster:dagster"
 NAMESPACES = ("dagster", "training", "training-acme")
 USER = 1000  # of deploy/Dockerfile
+STARTING = dg.DagsterRunStatus.STARTING
 Json = dict[str, Any]
 
 
@@ -98,9 +104,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    from ft_dagster.automation import kubernetes_launcher
-
-    monkeypatch.setattr(kubernetes_launcher, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(engine_watch, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr("dagster_k8s.client.time.sleep", lambda _: None)
     api = ApiServer(rules(), ACCOUNT)
     with serve(api, tmp_path) as kubeconfig:
@@ -108,7 +112,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         own = {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
         given["run_launcher"]["config"] |= own
         (tmp_path / "home").mkdir()
-        kept = {name: given[name] for name in ("run_launcher", "run_monitoring", "run_retries")}
+        names = ("run_launcher", "run_coordinator", "run_monitoring", "run_retries")
+        kept = {name: given[name] for name in names}
         with dg.DagsterInstance.local_temp(str(tmp_path / "home"), overrides=kept) as instance:
             yield Cluster(api, instance, settings_in(tmp_path / "project"))
 
@@ -315,10 +320,118 @@ def test_why_a_pod_does_not_start_is_said_in_the_runs_log(
     cluster.api.events = {where.replace("JOB", name): each for where, each in events.items()}
     cluster.instance.handle_new_event(starting(run))
     cluster.launcher.launch_run(LaunchRunContext(run, None))
-    line = until(lambda: next((each for each in told(cluster, run) if said in each), None))
+    for _ in range(3):
+        cluster.launcher.look(cluster.instance)
+    (line,) = [each for each in told(cluster, run) if said in each]
     assert way_out in line
-    time.sleep(0.5)
-    assert sum(said in each for each in told(cluster, run)) == 1  # once
+    assert status(cluster, run) == STARTING
+
+
+def test_a_daemon_that_was_started_again_watches_before_it_launches_anything(cluster: Cluster) -> None:
+    run, _, job = cluster.launched(cluster.tags())
+    cluster.instance.handle_new_event(starting(run))
+    cluster.api.pods[job["metadata"]["name"]] = pending(conditions=[UNSCHEDULED])
+    queue = QueuedRunCoordinatorDaemon(interval_seconds=5)
+    with WorkspaceProcessContext(cluster.instance, EmptyWorkspaceTarget()) as process, queue:
+        assert [each for each in queue.run_iteration(process) if each] == []
+        until(lambda: next((each for each in told(cluster, run) if "Insufficient" in each), None))
+
+
+def test_a_pod_that_ends_before_its_run_began_fails_the_run_with_what_it_said(cluster: Cluster) -> None:
+    run, namespace, job = cluster.launched(cluster.tags())
+    cluster.instance.handle_new_event(starting(run))
+    name = job["metadata"]["name"]
+    failed = {"failed": 1, "conditions": [{"type": "Failed", "status": "True"}]}
+    cluster.api.jobs[namespace, name]["status"] = failed
+    (evicted,) = pending(phase="Failed", reason="Evicted", message="node was low on ephemeral-storage")
+    cluster.api.pods[name] = [evicted]
+    cluster.launcher.look(cluster.instance)
+    found = present(cluster.instance.get_run_by_id(run.run_id))
+    assert found.status == dg.DagsterRunStatus.FAILURE
+    assert found.tags["dagster/will_retry"] == "true"
+    (line,) = [each for each in told(cluster, run) if "ended before the run began" in each]
+    assert "node was low on ephemeral-storage" in line
+    cluster.launcher.look(cluster.instance)
+    assert sum("ended before the run began" in each for each in told(cluster, run)) == 1
+
+
+def test_a_run_without_a_job_fails_once_none_is_being_made_and_hides_no_other(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ft_dagster.automation import kubernetes_launcher
+
+    other, _, job = cluster.launched(cluster.tags("acme.other"))
+    run, namespace, gone = cluster.launched(cluster.tags())
+    for each in (other, run):
+        cluster.instance.handle_new_event(starting(each))
+    del cluster.api.jobs[namespace, gone["metadata"]["name"]]
+    cluster.api.pods[job["metadata"]["name"]] = pending(conditions=[UNSCHEDULED])
+    cluster.launcher.look(cluster.instance)
+    assert any("Insufficient" in each for each in told(cluster, other))
+    assert status(cluster, run) == STARTING
+    monkeypatch.setattr(kubernetes_launcher, "MAKING_SECONDS", 0.0)
+    cluster.launcher.look(cluster.instance)
+    assert status(cluster, run) == dg.DagsterRunStatus.FAILURE
+    assert any("Its Job is gone" in each for each in told(cluster, run))
+    assert status(cluster, other) == STARTING
+
+
+def test_a_silent_api_server_fails_no_run(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ft_dagster.automation import kubernetes_launcher
+
+    monkeypatch.setattr(kubernetes_launcher, "MAKING_SECONDS", 0.0)
+    run, _, _ = cluster.launched(cluster.tags())
+    cluster.instance.handle_new_event(starting(run))
+    cluster.api.silent = True
+    cluster.launcher.look(cluster.instance)
+    assert status(cluster, run) == STARTING
+
+
+def test_a_cancel_that_the_api_server_does_not_answer_leaves_the_run_as_it_is(cluster: Cluster) -> None:
+    run, namespace, job = started(cluster)
+    cluster.api.silent = True
+    assert not cluster.launcher.terminate(run.run_id)
+    assert status(cluster, run) == dg.DagsterRunStatus.STARTED
+    assert any("Cancel it again" in each for each in told(cluster, run))
+    cluster.api.silent = False
+    assert cluster.launcher.terminate(run.run_id)
+    assert status(cluster, run) == dg.DagsterRunStatus.CANCELING
+    assert (namespace, job["metadata"]["name"]) not in cluster.api.jobs
+
+
+def test_the_job_of_a_cancelled_run_that_lives_on_is_deleted_and_the_jobs_of_others_are_not(
+    cluster: Cluster,
+) -> None:
+    """As where the API server fell silent between the question and the deletion."""
+    other, place, others = started(cluster, "acme.other")
+    runs = [started(cluster, key) for key in ("acme.canceling", "acme.canceled")]
+    for run, _, _ in runs:
+        cluster.instance.report_run_canceling(run)
+    cluster.instance.report_run_canceled(runs[1][0])
+    left = {(place, others["metadata"]["name"])}
+    cluster.api.silent = True
+    cluster.launcher.look(cluster.instance)
+    assert len(cluster.api.jobs) == 3
+    cluster.api.silent = False
+    for _ in range(2):
+        cluster.launcher.look(cluster.instance)
+    assert {*cluster.api.jobs} == left
+    for run, _, _ in runs:
+        assert sum("is deleted now" in each for each in told(cluster, run)) == 1
+    assert status(cluster, other) == dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_that_was_cancelled_long_ago_and_has_no_job_is_not_asked_about_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, namespace, job = started(cluster)
+    cluster.instance.report_run_canceled(run)
+    del cluster.api.jobs[namespace, job["metadata"]["name"]]
+    monkeypatch.setattr(engine_watch, "SETTLED", timedelta(0))
+    cluster.launcher.look(cluster.instance)
+    asked = len(cluster.api.calls)
+    cluster.launcher.look(cluster.instance)
+    assert len(cluster.api.calls) == asked
 
 
 def test_a_run_that_waits_for_kueue_says_so(cluster: Cluster) -> None:
@@ -397,6 +510,18 @@ def starting(run: dg.DagsterRun) -> Any:
         job_name=run.job_name,
         dagster_event=dg.DagsterEvent(dg.DagsterEventType.PIPELINE_STARTING.value, run.job_name),
     )  # fmt: skip
+
+
+def started(cluster: Cluster, key: str = "acme.support") -> tuple[dg.DagsterRun, str, Json]:
+    run, namespace, job = cluster.launched(cluster.tags(key))
+    cluster.instance.handle_new_event(starting(run))
+    began = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
+    cluster.instance.report_dagster_event(began, run.run_id)
+    return run, namespace, job
+
+
+def status(cluster: Cluster, run: dg.DagsterRun) -> dg.DagsterRunStatus:
+    return present(cluster.instance.get_run_by_id(run.run_id)).status
 
 
 def told(cluster: Cluster, run: dg.DagsterRun) -> list[str]:

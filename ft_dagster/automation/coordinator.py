@@ -11,6 +11,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from ft_dagster.assets.partitions import PARTITIONS, PROJECT
+from ft_dagster.automation.engine_watch import Watch
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.run_pods import CONFIG, RESOURCES, may_compute, pod_of, written
 from ft_dagster.automation.tags import (
@@ -49,6 +50,22 @@ class VariantRunCoordinator(dg.QueuedRunCoordinator):
     pod is where runs are pods. Of another run it takes the tenant, variant and pod that it claims, of one
     that no sensor asked for what only a sensor may say, and nothing else.
     """
+
+    _watch: Watch | None = None
+
+    @property
+    def dequeue_use_threads(self) -> bool:
+        """Is what Dagster's daemon, and no other process, asks at each look at its queue: it watches runs at
+        their engine from the first on.
+        """
+        if self._watch is None:
+            self._watch = Watch(self._instance)
+        return super().dequeue_use_threads
+
+    def dispose(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
+        super().dispose()
 
     def submit_run(self, context: dg.SubmitRunContext) -> dg.DagsterRun:
         run = context.dagster_run

@@ -2,37 +2,46 @@
 each, why a run does not start while it waits, and patience with an API server that is silent.
 
 dagster-k8s takes a run's namespace from the instance or the code location alone, says why a pod does not
-start only once it gives the run up, and counts a run whose Job it cannot ask about as lost.
+start only once it gives the run up, counts a run whose Job it cannot ask about as lost, and one whose Job it
+could not delete as cancelled.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
 from dagster_k8s import K8sRunLauncher
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import get_job_name_from_run_id
+from kubernetes.client.rest import ApiException
 
+from ft_dagster.automation.engine_watch import WatchedLauncher
 from ft_dagster.automation.run_pods import CONFIG, is_of_a_tenant, namespace_in
 from ft_dagster.automation.tags import NOBODY, TENANT
 from ft_dagster.dagster_private import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from ft_dagster.errors import UserError
 
-LOOK_SECONDS = 20.0  # between two looks at the runs that are to start
+PATIENCE = 30.0  # seconds for the API server to answer
+MAKING_SECONDS = 60.0  # from when a run is starting to when its Job is made
+NOT_FOUND = 404
+STARTING = dg.DagsterRunStatus.STARTING
 MISSING = "could not be found"  # dagster-k8s' words for a Job that is not there
 MEND = "Make the Secret or the volume, or mend the image, that it names: the pod then starts by itself"
 log = logging.getLogger(__name__)
 
 
-class RunPodLauncher(K8sRunLauncher):
+class RunPodLauncher(K8sRunLauncher, WatchedLauncher):
     """Launches runs as `K8sRunLauncher` does, in the namespace that the coordinator wrote into their tag."""
 
-    _watch: threading.Thread | None = None
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self._said = dict[str, str]()  # by run: why it waits
+        super().__init__(*given, **named)
 
     def get_container_context_for_run(self, dagster_run: dg.DagsterRun) -> K8sContainerContext:
         context = super().get_container_context_for_run(dagster_run)
@@ -49,7 +58,6 @@ class RunPodLauncher(K8sRunLauncher):
                 "(deploy/kubernetes/values.yaml), and start the run again",
             )
         super().launch_run(context)
-        self._watch_starts()
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return RUNNING while the API server does not answer: Dagster ends a run of WorkerStatus.UNKNOWN,
@@ -60,36 +68,95 @@ class RunPodLauncher(K8sRunLauncher):
             return found
         return CheckRunHealthResult(WorkerStatus.RUNNING, found.msg)
 
-    def _watch_starts(self) -> None:
-        """Have a thread of the daemon say why runs do not start, for as long as any is to start."""
-        if self._watch is None or not self._watch.is_alive():
-            self._watch = threading.Thread(target=self._say_waits, name="run-pods", daemon=True)
-            self._watch.start()
+    def terminate(self, run_id: str) -> bool:
+        """Delete a run's Job. A run is left as it is where the API server does not answer: it would count as
+        cancelled and train on.
+        """
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        try:
+            self._job_of(run)
+        except Exception as error:
+            message = f"Not cancelled: its Job cannot be asked about. Cancel it again. {error}"
+            self._instance.report_engine_event(message, run)
+            return False
+        return bool(super().terminate(run_id))
 
-    def _say_waits(self) -> None:
-        said = dict[str, str]()
-        starting = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING])
-        while True:
-            time.sleep(LOOK_SECONDS)
+    def look_at_starting(self) -> None:
+        for run in self._instance.get_runs(dg.RunsFilter(statuses=[STARTING])):
             try:
-                runs = self._instance.get_runs(starting)
-                for run in runs:
-                    why = self.why_it_waits(run)
-                    if why and said.get(run.run_id) != why:
-                        self._instance.report_engine_event(f"The run's pod does not run yet: {why}", run)
-                        said[run.run_id] = why
+                self._look_at(run)
+            except Exception as error:  # of one run, whose namespace may be closed to us
+                log.warning("cannot see why run %s does not start: %s", run.run_id, error)
+
+    def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
+        gone = list[str]()
+        for run in runs:
+            try:
+                if not self._lives(run):
+                    gone.append(run.run_id)
+                    continue
+                job, namespace = self._place_of(run)
+                self._api_client.delete_job(job, namespace)
             except Exception as error:
-                log.warning("cannot see why runs do not start: %s", error)
-                continue
-            if not runs:
-                return
+                log.warning("cannot end what is left of run %s: %s", run.run_id, error)
+            else:
+                self._instance.report_engine_event("Its Job was still there, and is deleted now", run)
+        return gone
+
+    def _look_at(self, run: dg.DagsterRun) -> None:
+        job = self._job_of(run)
+        if job is not None and not _has_ended(job):
+            why = self.why_it_waits(run)
+            if why and self._said.get(run.run_id) != why:
+                self._instance.report_engine_event(f"The run's pod does not run yet: {why}", run)
+                self._said[run.run_id] = why
+            return
+        began = self._instance.get_run_stats(run.run_id).launch_time
+        if job is None and (began is None or time.time() - began < MAKING_SECONDS):
+            return
+        now = self._instance.get_run_by_id(run.run_id)
+        if now is None or now.status != STARTING:
+            return
+        why, printed = "Its Job is gone, or was never made", ""
+        if job is not None:
+            why = "Its pod ended before the run began"
+            with suppress(Exception):  # what it printed may be gone with its node
+                printed = self.get_run_worker_debug_info(now) or ""
+        self._instance.report_run_failed(now, f"{why}.\n{printed}".strip())
+
+    def _place_of(self, run: dg.DagsterRun) -> tuple[str, str]:
+        """Return the name of a run's Job, and its namespace."""
+        namespace = self.get_container_context_for_run(run).namespace
+        return get_job_name_from_run_id(run.run_id), str(namespace)
+
+    def _job_of(self, run: dg.DagsterRun) -> Any:
+        """Return a run's Job; None where there is none. Raises what the client does of a silent server."""
+        try:
+            batch = self._api_client.batch_api
+            return batch.read_namespaced_job_status(*self._place_of(run), _request_timeout=PATIENCE)
+        except ApiException as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+
+    def _lives(self, run: dg.DagsterRun) -> bool:
+        """Say whether a run's Job may still have it run, or a pod of it runs that nobody has deleted."""
+        found, (job, namespace) = self._job_of(run), self._place_of(run)
+        if found is not None and not _has_ended(found):
+            return True
+        pods = self._api_client.core_api.list_namespaced_pod(
+            namespace, label_selector=f"job-name={job}"
+        ).items
+        left = [pod for pod in pods if pod.metadata.deletion_timestamp is None]
+        return any(pod.status.phase in ("Pending", "Running") for pod in left)
 
     def why_it_waits(self, run: dg.DagsterRun) -> str | None:
         """Return why a run's pod does not run, in Kubernetes' words, and the way out; None where it runs, or
         is on its way.
         """
-        job = get_job_name_from_run_id(run.run_id)
-        namespace = self.get_container_context_for_run(run).namespace
+        job, namespace = self._place_of(run)
         core, batch = self._api_client.core_api, self._api_client.batch_api
         pods = core.list_namespaced_pod(namespace, label_selector=f"job-name={job}").items
         about = job if not pods else pods[-1].metadata.name
@@ -101,6 +168,10 @@ class RunPodLauncher(K8sRunLauncher):
             suspended = batch.read_namespaced_job_status(job, namespace).spec.suspend
             return "it waits to be admitted by Kueue's queue" if suspended else None
         return _waiting(pods[-1], warnings)
+
+
+def _has_ended(job: Any) -> bool:
+    return not job.status.active and bool(job.status.failed or job.status.succeeded)
 
 
 def _waiting(pod: Any, warnings: list[str]) -> str | None:

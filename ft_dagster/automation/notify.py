@@ -19,7 +19,6 @@ from ft_dagster.automation.fleet_table import fleet_home, fleet_url, open_fleet,
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.processes.unfinished import awaits_retry, is_retried
 from ft_dagster.automation.shown_releases import entries_shown, newest_event
-from ft_dagster.automation.slurm.waiting import tell_waiting
 from ft_dagster.dagster_private import PARTITION
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decision import FILE, decided
@@ -126,7 +125,6 @@ def told_events(graph: Graph) -> dg.SensorDefinition:
         required_resource_keys={graph.name(TENANTS)},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        tell_waiting(context.instance)
         return _tell(context, getattr(context.resources, graph.name(TENANTS)), graph)
 
     return sensor

@@ -18,7 +18,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring import execute_run_monitoring_iteration
 
-from ft_dagster.automation.slurm.waiting import tell_waiting
+from ft_dagster.automation.slurm.launcher import SlurmRunLauncher
 from ft_dagster.automation.tags import VARIANT
 from tests.automation.declarations import declare
 from tests.automation.programs.waiting_job import waiting
@@ -65,10 +65,12 @@ class Site:
         return run.run_id
 
     def monitor(self) -> None:
-        """One round of Dagster's own run monitoring, and one look at what waits."""
+        """One round of Dagster's own run monitoring, and one look of the watch."""
         with WorkspaceProcessContext(self.instance, EmptyWorkspaceTarget()) as process:
             assert not any(execute_run_monitoring_iteration(process, logging.getLogger("monitoring")))
-        tell_waiting(self.instance)
+        launcher = self.instance.run_launcher
+        assert isinstance(launcher, SlurmRunLauncher)
+        launcher.look(self.instance)
 
     def status(self, run_id: str) -> dg.DagsterRunStatus:
         return present(self.instance.get_run_by_id(run_id)).status
@@ -165,6 +167,30 @@ def test_a_cancelled_run_leaves_no_job_and_no_process(site: Site) -> None:
     until(lambda: site.waits(run))
     assert site.instance.run_launcher.terminate(run)
     until(lambda: site.status(run) == dg.DagsterRunStatus.CANCELED)
+    until(site.nothing_is_left)
+
+
+def test_a_cancel_while_the_controller_is_away_changes_nothing_and_the_next_ends_it(
+    site: Site,
+) -> None:
+    run = site.launch()
+    until(lambda: site.waits(run))
+    site.cluster.kill("slurmctld")
+    assert not site.instance.run_launcher.terminate(run)
+    assert site.status(run) == dg.DagsterRunStatus.STARTED
+    assert site.said(run, "Cancel it again")
+    site.cluster.start_controller()
+    assert site.instance.run_launcher.terminate(run)
+    until(lambda: site.status(run) == dg.DagsterRunStatus.CANCELED)
+    until(site.nothing_is_left)
+
+
+def test_a_job_that_outlives_its_cancelled_run_is_ended(site: Site) -> None:
+    run = site.launch()
+    until(lambda: site.waits(run))
+    site.instance.report_run_canceled(present(site.instance.get_run_by_id(run)))
+    site.monitor()
+    assert site.said(run, "Ending its job")
     until(site.nothing_is_left)
 
 

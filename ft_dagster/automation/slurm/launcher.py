@@ -6,19 +6,22 @@ Dagster's run monitoring asks here whether a job lives; what has not begun is wa
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from ft_dagster.automation.coordinator import own_assets
+from ft_dagster.automation.engine_watch import WatchedLauncher
 from ft_dagster.automation.slurm.order import CONFIG, name_of, order_of, output_of
+from ft_dagster.automation.slurm.run_log import ENDED, JOB, newest, said
+from ft_dagster.automation.slurm.waiting import AWAY_SECONDS, tell_waiting
 from ft_dagster.dagster_private import (
     CheckRunHealthResult,
     ConfigurableClass,
     ConfigurableClassData,
-    EngineEventData,
     JobFailureData,
     LaunchRunContext,
     RunFailureReason,
@@ -28,11 +31,11 @@ from ft_dagster.dagster_private import (
 from ft_dagster.errors import UserError
 from ft_dagster.launch import slurm
 
-JOB = "slurm_job"  # what a line in a run's log tells
-AWAY_SECONDS = 60.0  # in which a controller may come back before a run that is launched fails
+MOST_NAMES = 500  # in one command
+log = logging.getLogger(__name__)
 
 
-class SlurmRunLauncher(RunLauncher, ConfigurableClass):
+class SlurmRunLauncher(RunLauncher, ConfigurableClass, WatchedLauncher):
     """Launches runs by `sbatch`, cancels by `scancel`, and says by `squeue` whether a run's job lives."""
 
     def __init__(self, options: slurm.SlurmOptions, inst_data: ConfigurableClassData | None = None) -> None:
@@ -83,20 +86,68 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
             time.sleep(5)
 
     def terminate(self, run_id: str) -> bool:
-        """End a run's job; one that has begun is interrupted, as a run on one host is."""
+        """End a run's job; one that has begun is interrupted, as a run on one host is. A run is left as it is
+        where Slurm does not answer: it would count as cancelled and train on.
+        """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
-        self._instance.report_run_canceling(run)
         try:
             jobs = [job for job in slurm.jobs_of(name_of(run)) if job.state in slurm.LIVING]
-            slurm.end(jobs, self.options.grace_seconds)
         except (slurm.SlurmError, UserError) as error:
-            said(run, self._instance, f"Its job could not be cancelled, cancel it again: {error}", {})
+            message = f"Not cancelled: Slurm does not answer. Cancel it again. {error}"
+            said(run, self._instance, message, {})
             return False
-        if all(job.state in slurm.WAITING for job in jobs):  # no process of it can say so
+        self._tell_end(run, jobs)
+        self._instance.report_run_canceling(run)
+        ended = self._end(run, jobs)
+        if ended and all(job.state in slurm.WAITING for job in jobs):  # no process of it can say so
             self._instance.report_run_canceled(run)
         return bool(jobs)
+
+    def look_at_starting(self) -> None:
+        tell_waiting(self._instance)
+
+    def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
+        """End jobs that nobody has ended, and again those that outlived their end."""
+        jobs = list[slurm.SlurmJob]()
+        try:
+            for first in range(0, len(runs), MOST_NAMES):
+                jobs += slurm.jobs_of(*map(name_of, runs[first : first + MOST_NAMES]))
+        except (slurm.SlurmError, UserError) as error:
+            log.warning("cannot see whether jobs of cancelled runs live: %s", error)
+            return ()
+        living: dict[str, list[slurm.SlurmJob]] = {}
+        for job in jobs:
+            if job.state in slurm.LIVING:
+                living.setdefault(job.name, []).append(job)
+        for run in runs:
+            left = [job for job in living.get(name_of(run), ()) if job.state != "COMPLETING"]
+            if left and not self._is_ending(run) and self._end(run, left):
+                self._tell_end(run, left)
+        return [run.run_id for run in runs if name_of(run) not in living]
+
+    def _end(self, run: dg.DagsterRun, jobs: Sequence[slurm.SlurmJob]) -> bool:
+        try:
+            slurm.end(jobs, self.options.grace_seconds)
+        except (slurm.SlurmError, UserError) as error:
+            if self._is_ending(run):  # else that is said already
+                message = f"Its job could not be ended, which is tried until it is: {error}"
+                said(run, self._instance, message, {ENDED: ""})
+            return False
+        return True
+
+    def _tell_end(self, run: dg.DagsterRun, jobs: Sequence[slurm.SlurmJob]) -> None:
+        if jobs:
+            ids = ", ".join(job.id for job in jobs)
+            said(run, self._instance, f"Ending its job {ids} of Slurm", {ENDED: ids})
+
+    def _is_ending(self, run: dg.DagsterRun) -> bool:
+        """Say whether Slurm was asked to end a run's job, and may take until now to do so."""
+        told = newest(self._instance, run, ENDED)
+        if told is None or not told.value:
+            return False
+        return time.time() - told.at < 2 * self.options.grace_seconds + 60
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -122,9 +173,3 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass):
         """Return the end of what a job printed, where this host sees it."""
         output = output_of(self._instance, run)
         return output.read_text("utf-8", "replace")[-2000:] if output.is_file() else None
-
-
-def said(run: dg.DagsterRun, instance: dg.DagsterInstance, message: str, told: Mapping[str, str]) -> None:
-    """Say something of a run's job in the run's log. `told`: what a later look finds again."""
-    data = EngineEventData({name: dg.MetadataValue.text(value) for name, value in told.items()})
-    instance.report_engine_event(message, run, data)

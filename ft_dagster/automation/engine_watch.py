@@ -1,0 +1,75 @@
+"""Watches what an engine has of runs at which Dagster's run monitoring does not look: runs that have not
+begun, and jobs that live on after their run was cancelled, as where the engine did not answer.
+
+The run coordinator starts the watch in Dagster's daemon, when that looks at its queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+LOOK_SECONDS = 20.0  # between two looks
+LATELY = timedelta(days=1)  # since its cancel, for which a run's job is looked for
+SETTLED = timedelta(minutes=10)  # after its cancel no job of a run is made any more
+CANCELING, CANCELED = dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED
+log = logging.getLogger(__name__)
+
+
+class WatchedLauncher(ABC):
+    """Is a run launcher whose runs are jobs of an engine, which has them wait, and is not always there."""
+
+    _jobless: frozenset[str] = frozenset()  # runs that were cancelled, and of which no job can live
+
+    @abstractmethod
+    def look_at_starting(self) -> None:
+        """Say in the log of each run that has not begun why, and fail one whose job will never begin it."""
+
+    @abstractmethod
+    def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
+        """End the jobs of these cancelled runs that live; return the ids of the runs that have none."""
+
+    def look(self, instance: dg.DagsterInstance) -> None:
+        """Look once at runs that have not begun, and at those that were cancelled within a day."""
+        self.look_at_starting()
+        now = datetime.now(UTC)
+        recent = _runs(instance, [CANCELED], updated_after=now - SETTLED)
+        settled = _runs(instance, [CANCELED], updated_after=now - LATELY, updated_before=now - SETTLED)
+        old = frozenset(run.run_id for run in settled)
+        unsure = [run for run in settled if run.run_id not in self._jobless]
+        runs = [*_runs(instance, [CANCELING]), *recent, *unsure]
+        gone = self.end_jobs(runs) if runs else ()
+        self._jobless = old & self._jobless.union(gone)
+
+
+class Watch:
+    """Has a thread look at runs, until it is ended. Of a launcher that is not watched it has none."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._ended, launcher = threading.Event(), instance.run_launcher
+        if isinstance(launcher, WatchedLauncher):
+            own = (launcher, instance)
+            threading.Thread(target=self._look, args=own, name="engine-watch", daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _look(self, launcher: WatchedLauncher, instance: dg.DagsterInstance) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                launcher.look(instance)
+            except Exception as error:  # of the database, too: it is looked again
+                if not self._ended.is_set():
+                    log.warning("cannot look at runs that wait or were cancelled: %s", error)
+
+
+def _runs(
+    instance: dg.DagsterInstance, statuses: list[dg.DagsterRunStatus], **filters: Any
+) -> Sequence[dg.DagsterRun]:
+    return instance.get_runs(dg.RunsFilter(statuses=statuses, **filters))
