@@ -421,6 +421,18 @@ def test_the_job_of_a_cancelled_run_that_lives_on_is_deleted_and_the_jobs_of_oth
     assert status(cluster, other) == dg.DagsterRunStatus.STARTED
 
 
+def test_the_job_of_a_run_that_dagster_gave_up_is_deleted_once_it_had_time_to_end(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, namespace, job = cluster.launched(cluster.tags())
+    cluster.instance.report_run_failed(run, "Run timed out due to taking longer than 86400 seconds to start.")
+    cluster.launcher.look(cluster.instance)
+    assert (namespace, job["metadata"]["name"]) in cluster.api.jobs
+    monkeypatch.setattr(engine_watch, "SETTLED", timedelta(0))
+    cluster.launcher.look(cluster.instance)
+    assert cluster.api.jobs == {}
+
+
 def test_a_run_that_was_cancelled_long_ago_and_has_no_job_is_not_asked_about_again(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

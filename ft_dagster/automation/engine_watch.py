@@ -1,5 +1,6 @@
 """Watches what an engine has of runs at which Dagster's run monitoring does not look: runs that have not
-begun, and jobs that live on after their run was cancelled, as where the engine did not answer.
+begun, and jobs that live on after their run was cancelled, as where the engine did not answer, or was failed
+by Dagster, as where it took too long to start.
 
 The run coordinator starts the watch in Dagster's daemon, when that looks at its queue.
 """
@@ -16,16 +17,19 @@ from typing import Any
 import dagster as dg
 
 LOOK_SECONDS = 20.0  # between two looks
-LATELY = timedelta(days=1)  # since its cancel, for which a run's job is looked for
-SETTLED = timedelta(minutes=10)  # after its cancel no job of a run is made any more
+LATELY = timedelta(days=1)  # since its end, for which a run's job is looked for
+SETTLED = timedelta(
+    minutes=10
+)  # after its end no job of a run is made any more, and one that fails has ended
 CANCELING, CANCELED = dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED
+FAILURE = dg.DagsterRunStatus.FAILURE
 log = logging.getLogger(__name__)
 
 
 class WatchedLauncher(ABC):
     """Is a run launcher whose runs are jobs of an engine, which has them wait, and is not always there."""
 
-    _jobless: frozenset[str] = frozenset()  # runs that were cancelled, and of which no job can live
+    _jobless: frozenset[str] = frozenset()  # runs that have ended, and of which no job can live
 
     @abstractmethod
     def look_at_starting(self) -> None:
@@ -33,14 +37,17 @@ class WatchedLauncher(ABC):
 
     @abstractmethod
     def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
-        """End the jobs of these cancelled runs that live; return the ids of the runs that have none."""
+        """End the jobs that live of these runs, which are not to have any; return the ids of the runs that
+        have none.
+        """
 
     def look(self, instance: dg.DagsterInstance) -> None:
-        """Look once at runs that have not begun, and at those that were cancelled within a day."""
+        """Look once at runs that have not begun, and at those that were cancelled or failed within a day."""
         self.look_at_starting()
         now = datetime.now(UTC)
         recent = _runs(instance, [CANCELED], updated_after=now - SETTLED)
-        settled = _runs(instance, [CANCELED], updated_after=now - LATELY, updated_before=now - SETTLED)
+        ended, since = [CANCELED, FAILURE], now - LATELY
+        settled = _runs(instance, ended, updated_after=since, updated_before=now - SETTLED)
         old = frozenset(run.run_id for run in settled)
         unsure = [run for run in settled if run.run_id not in self._jobless]
         runs = [*_runs(instance, [CANCELING]), *recent, *unsure]

@@ -27,7 +27,7 @@ from ft_dagster.automation.tags import NOBODY, TENANT
 from ft_dagster.dagster_private import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from ft_dagster.errors import UserError
 
-PATIENCE = 30.0  # seconds for the API server to answer
+PATIENCE = 10.0  # seconds for the API server to answer
 MAKING_SECONDS = 60.0  # from when a run is starting to when its Job is made
 NOT_FOUND = 404
 STARTING = dg.DagsterRunStatus.STARTING
