@@ -28,7 +28,7 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 
-from ft_dagster.automation import engine_watch
+from ft_dagster.automation.clusters import watch
 from ft_dagster.automation.run_pods import CONFIG, RESOURCES, pod_of, written
 from ft_dagster.automation.tags import variant_tags
 from ft_dagster.errors import UserError
@@ -104,7 +104,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setattr(engine_watch, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr("dagster_k8s.client.time.sleep", lambda _: None)
     api = ApiServer(rules(), ACCOUNT)
     with serve(api, tmp_path) as kubeconfig:
@@ -321,7 +321,7 @@ def test_why_a_pod_does_not_start_is_said_in_the_runs_log(
     cluster.instance.handle_new_event(starting(run))
     cluster.launcher.launch_run(LaunchRunContext(run, None))
     for _ in range(3):
-        cluster.launcher.look(cluster.instance)
+        watch.look(cluster.instance)
     (line,) = [each for each in told(cluster, run) if said in each]
     assert way_out in line
     assert status(cluster, run) == STARTING
@@ -345,46 +345,50 @@ def test_a_pod_that_ends_before_its_run_began_fails_the_run_with_what_it_said(cl
     cluster.api.jobs[namespace, name]["status"] = failed
     (evicted,) = pending(phase="Failed", reason="Evicted", message="node was low on ephemeral-storage")
     cluster.api.pods[name] = [evicted]
-    cluster.launcher.look(cluster.instance)
+    watch.look(cluster.instance)
     found = present(cluster.instance.get_run_by_id(run.run_id))
     assert found.status == dg.DagsterRunStatus.FAILURE
     assert found.tags["dagster/will_retry"] == "true"
     (line,) = [each for each in told(cluster, run) if "ended before the run began" in each]
     assert "node was low on ephemeral-storage" in line
-    cluster.launcher.look(cluster.instance)
+    watch.look(cluster.instance)
     assert sum("ended before the run began" in each for each in told(cluster, run)) == 1
 
 
-def test_a_run_without_a_job_fails_once_none_is_being_made_and_hides_no_other(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ft_dagster.automation import kubernetes_launcher
-
+def test_a_run_whose_job_is_gone_fails_and_hides_no_other(cluster: Cluster) -> None:
     other, _, job = cluster.launched(cluster.tags("acme.other"))
     run, namespace, gone = cluster.launched(cluster.tags())
     for each in (other, run):
         cluster.instance.handle_new_event(starting(each))
     del cluster.api.jobs[namespace, gone["metadata"]["name"]]
     cluster.api.pods[job["metadata"]["name"]] = pending(conditions=[UNSCHEDULED])
-    cluster.launcher.look(cluster.instance)
+    watch.look(cluster.instance)
     assert any("Insufficient" in each for each in told(cluster, other))
-    assert status(cluster, run) == STARTING
-    monkeypatch.setattr(kubernetes_launcher, "MAKING_SECONDS", 0.0)
-    cluster.launcher.look(cluster.instance)
+    assert status(cluster, other) == STARTING
     assert status(cluster, run) == dg.DagsterRunStatus.FAILURE
     assert any("Its Job is gone" in each for each in told(cluster, run))
-    assert status(cluster, other) == STARTING
 
 
-def test_a_silent_api_server_fails_no_run(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ft_dagster.automation import kubernetes_launcher
+def test_a_run_whose_daemon_was_killed_before_it_made_a_job_fails_once_no_launch_can_take_so_long(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = cluster.run(cluster.tags())
+    cluster.instance.handle_new_event(starting(run))
+    watch.look(cluster.instance)
+    assert status(cluster, run) == STARTING
+    monkeypatch.setattr(type(cluster.launcher), "submitting_seconds", 0.0)
+    watch.look(cluster.instance)
+    assert status(cluster, run) == dg.DagsterRunStatus.FAILURE
 
-    monkeypatch.setattr(kubernetes_launcher, "MAKING_SECONDS", 0.0)
+
+def test_a_silent_api_server_fails_no_run(cluster: Cluster) -> None:
     run, _, _ = cluster.launched(cluster.tags())
     cluster.instance.handle_new_event(starting(run))
     cluster.api.silent = True
-    cluster.launcher.look(cluster.instance)
+    for _ in range(2):
+        watch.look(cluster.instance)
     assert status(cluster, run) == STARTING
+    assert sum("Kubernetes does not say" in each for each in told(cluster, run)) == 1
 
 
 def test_a_cancel_that_the_api_server_does_not_answer_leaves_the_run_as_it_is(cluster: Cluster) -> None:
@@ -392,7 +396,8 @@ def test_a_cancel_that_the_api_server_does_not_answer_leaves_the_run_as_it_is(cl
     cluster.api.silent = True
     assert not cluster.launcher.terminate(run.run_id)
     assert status(cluster, run) == dg.DagsterRunStatus.STARTED
-    assert any("Cancel it again" in each for each in told(cluster, run))
+    (line,) = [each for each in told(cluster, run) if "Cancel it again" in each]
+    assert line.endswith("503 Service Unavailable")
     cluster.api.silent = False
     assert cluster.launcher.terminate(run.run_id)
     assert status(cluster, run) == dg.DagsterRunStatus.CANCELING
@@ -410,11 +415,11 @@ def test_the_job_of_a_cancelled_run_that_lives_on_is_deleted_and_the_jobs_of_oth
     cluster.instance.report_run_canceled(runs[1][0])
     left = {(place, others["metadata"]["name"])}
     cluster.api.silent = True
-    cluster.launcher.look(cluster.instance)
+    watch.look(cluster.instance)
     assert len(cluster.api.jobs) == 3
     cluster.api.silent = False
     for _ in range(2):
-        cluster.launcher.look(cluster.instance)
+        watch.look(cluster.instance)
     assert {*cluster.api.jobs} == left
     for run, _, _ in runs:
         assert sum("is deleted now" in each for each in told(cluster, run)) == 1
@@ -426,10 +431,10 @@ def test_the_job_of_a_run_that_dagster_gave_up_is_deleted_once_it_had_time_to_en
 ) -> None:
     run, namespace, job = cluster.launched(cluster.tags())
     cluster.instance.report_run_failed(run, "Run timed out due to taking longer than 86400 seconds to start.")
-    cluster.launcher.look(cluster.instance)
+    watch.look(cluster.instance)
     assert (namespace, job["metadata"]["name"]) in cluster.api.jobs
-    monkeypatch.setattr(engine_watch, "SETTLED", timedelta(0))
-    cluster.launcher.look(cluster.instance)
+    monkeypatch.setattr(watch, "SETTLED", timedelta(0))
+    watch.look(cluster.instance)
     assert cluster.api.jobs == {}
 
 
@@ -439,10 +444,10 @@ def test_a_run_that_was_cancelled_long_ago_and_has_no_job_is_not_asked_about_aga
     run, namespace, job = started(cluster)
     cluster.instance.report_run_canceled(run)
     del cluster.api.jobs[namespace, job["metadata"]["name"]]
-    monkeypatch.setattr(engine_watch, "SETTLED", timedelta(0))
-    cluster.launcher.look(cluster.instance)
+    monkeypatch.setattr(watch, "SETTLED", timedelta(0))
+    watch.look(cluster.instance)
     asked = len(cluster.api.calls)
-    cluster.launcher.look(cluster.instance)
+    watch.look(cluster.instance)
     assert len(cluster.api.calls) == asked
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from ft_dagster.assets.partitions import PARTITIONS, PROJECT
-from ft_dagster.automation.engine_watch import Watch
+from ft_dagster.automation.clusters.watch import Watch
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.run_pods import CONFIG, RESOURCES, may_compute, pod_of, written
 from ft_dagster.automation.tags import (
@@ -56,7 +56,7 @@ class VariantRunCoordinator(dg.QueuedRunCoordinator):
     @property
     def dequeue_use_threads(self) -> bool:
         """Is what Dagster's daemon, and no other process, asks at each look at its queue: it watches runs at
-        their engine from the first on.
+        their cluster from the first on.
         """
         if self._watch is None:
             self._watch = Watch(self._instance)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,27 +20,24 @@ from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import get_job_name_from_run_id
 from kubernetes.client.rest import ApiException
 
-from ft_dagster.automation.engine_watch import WatchedLauncher
+from ft_dagster.automation.clusters.waiting import JOB, TellsWaiting, WaitingRun, said
+from ft_dagster.automation.clusters.watch import EndsJobs
 from ft_dagster.automation.run_pods import CONFIG, is_of_a_tenant, namespace_in
 from ft_dagster.automation.tags import NOBODY, TENANT
 from ft_dagster.dagster_private import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from ft_dagster.errors import UserError
 
 PATIENCE = 10.0  # seconds for the API server to answer
-MAKING_SECONDS = 60.0  # from when a run is starting to when its Job is made
 NOT_FOUND = 404
-STARTING = dg.DagsterRunStatus.STARTING
 MISSING = "could not be found"  # dagster-k8s' words for a Job that is not there
 MEND = "Make the Secret or the volume, or mend the image, that it names: the pod then starts by itself"
 log = logging.getLogger(__name__)
 
 
-class RunPodLauncher(K8sRunLauncher, WatchedLauncher):
+class RunPodLauncher(K8sRunLauncher, TellsWaiting, EndsJobs):
     """Launches runs as `K8sRunLauncher` does, in the namespace that the coordinator wrote into their tag."""
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        self._said = dict[str, str]()  # by run: why it waits
-        super().__init__(*given, **named)
+    submitting_seconds = 120.0
 
     def get_container_context_for_run(self, dagster_run: dg.DagsterRun) -> K8sContainerContext:
         context = super().get_container_context_for_run(dagster_run)
@@ -58,6 +54,8 @@ class RunPodLauncher(K8sRunLauncher, WatchedLauncher):
                 "(deploy/kubernetes/values.yaml), and start the run again",
             )
         super().launch_run(context)
+        job, namespace = self._place_of(run)
+        said(run, self._instance, f"Its Job is {job} in the namespace {namespace}", {JOB: job})
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return RUNNING while the API server does not answer: Dagster ends a run of WorkerStatus.UNKNOWN,
@@ -78,17 +76,21 @@ class RunPodLauncher(K8sRunLauncher, WatchedLauncher):
         try:
             self._job_of(run)
         except Exception as error:
-            message = f"Not cancelled: its Job cannot be asked about. Cancel it again. {error}"
+            message = f"Not cancelled: its Job cannot be asked about. Cancel it again. {_first(error)}"
             self._instance.report_engine_event(message, run)
             return False
         return bool(super().terminate(run_id))
 
-    def look_at_starting(self) -> None:
-        for run in self._instance.get_runs(dg.RunsFilter(statuses=[STARTING])):
+    def waiting(self, runs: Sequence[dg.DagsterRun]) -> Iterable[WaitingRun]:
+        for run in runs:
             try:
-                self._look_at(run)
+                found = self._waiting_run(run)
             except Exception as error:  # of one run, whose namespace may be closed to us
-                log.warning("cannot see why run %s does not start: %s", run.run_id, error)
+                found = WaitingRun(
+                    run, "silent", f"Kubernetes does not say whether its pod waits: {_first(error)}"
+                )
+            if found is not None:
+                yield found
 
     def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
         gone = list[str]()
@@ -105,26 +107,17 @@ class RunPodLauncher(K8sRunLauncher, WatchedLauncher):
                 self._instance.report_engine_event("Its Job was still there, and is deleted now", run)
         return gone
 
-    def _look_at(self, run: dg.DagsterRun) -> None:
+    def _waiting_run(self, run: dg.DagsterRun) -> WaitingRun | None:
         job = self._job_of(run)
-        if job is not None and not _has_ended(job):
-            why = self.why_it_waits(run)
-            if why and self._said.get(run.run_id) != why:
-                self._instance.report_engine_event(f"The run's pod does not run yet: {why}", run)
-                self._said[run.run_id] = why
-            return
-        began = self._instance.get_run_stats(run.run_id).launch_time
-        if job is None and (began is None or time.time() - began < MAKING_SECONDS):
-            return
-        now = self._instance.get_run_by_id(run.run_id)
-        if now is None or now.status != STARTING:
-            return
-        why, printed = "Its Job is gone, or was never made", ""
-        if job is not None:
-            why = "Its pod ended before the run began"
+        if job is None:
+            return WaitingRun(run, "", "Its Job is gone, or was never made", ended=True)
+        if _has_ended(job):
+            printed = ""
             with suppress(Exception):  # what it printed may be gone with its node
-                printed = self.get_run_worker_debug_info(now) or ""
-        self._instance.report_run_failed(now, f"{why}.\n{printed}".strip())
+                printed = self.get_run_worker_debug_info(run) or ""
+            return WaitingRun(run, "", printed.strip(), ended=True)
+        why = self.why_it_waits(run)
+        return WaitingRun(run, why, f"The run's pod does not run yet: {why}") if why else None
 
     def _place_of(self, run: dg.DagsterRun) -> tuple[str, str]:
         """Return the name of a run's Job, and its namespace."""
@@ -168,6 +161,13 @@ class RunPodLauncher(K8sRunLauncher, WatchedLauncher):
             suspended = batch.read_namespaced_job_status(job, namespace).spec.suspend
             return "it waits to be admitted by Kueue's queue" if suspended else None
         return _waiting(pods[-1], warnings)
+
+
+def _first(error: Exception) -> str:
+    """Return what an error says in one line: the client's have all of an answer in them."""
+    if isinstance(error, ApiException):
+        return f"{error.status} {error.reason}"
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _has_ended(job: Any) -> bool:

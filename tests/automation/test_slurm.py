@@ -18,7 +18,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring import execute_run_monitoring_iteration
 
-from ft_dagster.automation.slurm.launcher import SlurmRunLauncher
+from ft_dagster.automation.clusters.watch import look
 from ft_dagster.automation.tags import VARIANT
 from tests.automation.declarations import declare
 from tests.automation.programs.waiting_job import waiting
@@ -68,9 +68,7 @@ class Site:
         """One round of Dagster's own run monitoring, and one look of the watch."""
         with WorkspaceProcessContext(self.instance, EmptyWorkspaceTarget()) as process:
             assert not any(execute_run_monitoring_iteration(process, logging.getLogger("monitoring")))
-        launcher = self.instance.run_launcher
-        assert isinstance(launcher, SlurmRunLauncher)
-        launcher.look(self.instance)
+        look(self.instance)
 
     def status(self, run_id: str) -> dg.DagsterRunStatus:
         return present(self.instance.get_run_by_id(run_id)).status

@@ -16,11 +16,10 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 
-from ft_dagster.automation import engine_watch
-from ft_dagster.automation.slurm import waiting
+from ft_dagster.automation.clusters import watch
+from ft_dagster.automation.clusters.waiting import tell_waiting
 from ft_dagster.automation.slurm.launcher import SlurmRunLauncher
 from ft_dagster.automation.slurm.order import name_of, order_of
-from ft_dagster.automation.slurm.waiting import tell_waiting
 from ft_dagster.launch.processes import GRACE
 from ft_dagster.launch.slurm import SlurmOptions
 from tests.e2e.instance import wait_until
@@ -105,7 +104,7 @@ def test_a_run_whose_daemon_was_killed_before_its_job_was_named_fails_once_no_la
     run = starting(instance)
     tell_waiting(instance)
     assert present(instance.get_run_by_id(run.run_id)).status == dg.DagsterRunStatus.STARTING
-    monkeypatch.setattr(waiting, "SUBMITTING_SECONDS", 0.0)
+    monkeypatch.setattr(SlurmRunLauncher, "submitting_seconds", 0.0)
     tell_waiting(instance)
     assert present(instance.get_run_by_id(run.run_id)).status == dg.DagsterRunStatus.FAILURE
 
@@ -146,15 +145,15 @@ def test_a_job_that_could_not_be_ended_is_ended_once_slurm_answers_though_its_ru
     assert told(instance, run, "could not be ended") == 1
     instance.report_run_canceled(run, "Run timed out due to taking longer than 300 seconds to cancel.")
     no_slurm(tmp_path)
-    launcher.look(instance)
+    watch.look(instance)
     slurm(tmp_path, *jobs)
     for _ in range(3):
-        launcher.look(instance)
+        watch.look(instance)
     assert calls(tmp_path, "scancel") == ["--batch --signal=INT 77"]  # and no second time within its grace
     assert status(instance, other) == dg.DagsterRunStatus.STARTED
     later = time.time() + 1000
     monkeypatch.setattr("time.time", lambda: later)
-    launcher.look(instance)
+    watch.look(instance)
     assert len(calls(tmp_path, "scancel")) == 2
 
 
@@ -166,12 +165,12 @@ def test_a_run_that_was_cancelled_long_ago_and_has_no_job_is_not_asked_about_aga
     assert isinstance(launcher, SlurmRunLauncher)
     instance.report_run_canceled(run)
     slurm(tmp_path)
-    launcher.look(instance)
-    launcher.look(instance)
+    watch.look(instance)
+    watch.look(instance)
     assert len(calls(tmp_path, "squeue")) == 2  # its job may yet be made
-    monkeypatch.setattr(engine_watch, "SETTLED", timedelta(0))
-    launcher.look(instance)
-    launcher.look(instance)
+    monkeypatch.setattr(watch, "SETTLED", timedelta(0))
+    watch.look(instance)
+    watch.look(instance)
     assert len(calls(tmp_path, "squeue")) == 3
 
 
@@ -181,13 +180,13 @@ def test_the_daemon_watches_from_its_first_look_at_the_queue_until_the_instance_
 ) -> None:
     run, queue = starting(instance), QueuedRunCoordinatorDaemon(interval_seconds=5)
     slurm(tmp_path, f"77|{name_of(run)}|PENDING||Resources")
-    monkeypatch.setattr(engine_watch, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(waiting, "SUBMITTING_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(SlurmRunLauncher, "submitting_seconds", 0.0)
     with WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as process, queue:
         for _ in range(2):
             assert [each for each in queue.run_iteration(process) if each] == []
     wait_until(lambda: told(instance, run, "waits: Resources"), 30)
-    (watch,) = [thread for thread in threading.enumerate() if thread.name == "engine-watch"]
+    (looking,) = [thread for thread in threading.enumerate() if thread.name == "run-watch"]
     instance.dispose()
-    watch.join(30)
-    assert not watch.is_alive()
+    looking.join(30)
+    assert not looking.is_alive()

@@ -1,7 +1,7 @@
 """Launches each run as a job of Slurm, on a node that has what the run's variant declares.
 
 The job runs what Dagster's other launchers run, `dagster api execute_run`, and inside it everything is local.
-Dagster's run monitoring asks here whether a job lives; what has not begun is watched in `waiting`.
+Dagster's run monitoring asks here whether a job lives.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 import dagster as dg
 
+from ft_dagster.automation.clusters.waiting import JOB, TellsWaiting, WaitingRun, newest, said
+from ft_dagster.automation.clusters.watch import EndsJobs
 from ft_dagster.automation.coordinator import own_assets
-from ft_dagster.automation.engine_watch import WatchedLauncher
 from ft_dagster.automation.slurm.order import CONFIG, name_of, order_of, output_of
-from ft_dagster.automation.slurm.run_log import ENDED, JOB, newest, said
-from ft_dagster.automation.slurm.waiting import AWAY_SECONDS, tell_waiting
+from ft_dagster.automation.slurm.waiting import waiting_in_slurm
 from ft_dagster.dagster_private import (
     CheckRunHealthResult,
     ConfigurableClass,
@@ -31,12 +31,16 @@ from ft_dagster.dagster_private import (
 from ft_dagster.errors import UserError
 from ft_dagster.launch import slurm
 
+AWAY_SECONDS = 60.0  # in which a controller may come back before a run that is launched fails
+ENDED = "asked_to_end"  # what a line in a run's log tells: jobs
 MOST_NAMES = 500  # in one command
 log = logging.getLogger(__name__)
 
 
-class SlurmRunLauncher(RunLauncher, ConfigurableClass, WatchedLauncher):
+class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
     """Launches runs by `sbatch`, cancels by `scancel`, and says by `squeue` whether a run's job lives."""
+
+    submitting_seconds = AWAY_SECONDS + 3 * slurm.PATIENCE
 
     def __init__(self, options: slurm.SlurmOptions, inst_data: ConfigurableClassData | None = None) -> None:
         self.options, self._inst_data = options, inst_data
@@ -105,9 +109,6 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, WatchedLauncher):
             self._instance.report_run_canceled(run)
         return bool(jobs)
 
-    def look_at_starting(self) -> None:
-        tell_waiting(self._instance)
-
     def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
         """End jobs that nobody has ended, and again those that outlived their end."""
         jobs = list[slurm.SlurmJob]()
@@ -173,3 +174,6 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, WatchedLauncher):
         """Return the end of what a job printed, where this host sees it."""
         output = output_of(self._instance, run)
         return output.read_text("utf-8", "replace")[-2000:] if output.is_file() else None
+
+    def waiting(self, runs: Sequence[dg.DagsterRun]) -> Iterable[WaitingRun]:
+        return waiting_in_slurm(self._instance, runs)

@@ -1,5 +1,5 @@
-"""Watches what an engine has of runs at which Dagster's run monitoring does not look: runs that have not
-begun, and jobs that live on after their run was cancelled, as where the engine did not answer, or was failed
+"""Watches what a cluster has of runs at which Dagster's run monitoring does not look: runs that have not
+begun, and jobs that live on after their run was cancelled, as where the cluster did not answer, or was failed
 by Dagster, as where it took too long to start.
 
 The run coordinator starts the watch in Dagster's daemon, when that looks at its queue.
@@ -16,6 +16,8 @@ from typing import Any
 
 import dagster as dg
 
+from ft_dagster.automation.clusters.waiting import TellsWaiting, tell_waiting
+
 LOOK_SECONDS = 20.0  # between two looks
 LATELY = timedelta(days=1)  # since its end, for which a run's job is looked for
 SETTLED = timedelta(
@@ -26,14 +28,10 @@ FAILURE = dg.DagsterRunStatus.FAILURE
 log = logging.getLogger(__name__)
 
 
-class WatchedLauncher(ABC):
-    """Is a run launcher whose runs are jobs of an engine, which has them wait, and is not always there."""
+class EndsJobs(ABC):
+    """Is a run launcher whose jobs may outlive their runs: its cluster is not always there to end them."""
 
     _jobless: frozenset[str] = frozenset()  # runs that have ended, and of which no job can live
-
-    @abstractmethod
-    def look_at_starting(self) -> None:
-        """Say in the log of each run that has not begun why, and fail one whose job will never begin it."""
 
     @abstractmethod
     def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
@@ -41,9 +39,8 @@ class WatchedLauncher(ABC):
         have none.
         """
 
-    def look(self, instance: dg.DagsterInstance) -> None:
-        """Look once at runs that have not begun, and at those that were cancelled or failed within a day."""
-        self.look_at_starting()
+    def end_left(self, instance: dg.DagsterInstance) -> None:
+        """End what is left of runs that were cancelled or failed within a day."""
         now = datetime.now(UTC)
         recent = _runs(instance, [CANCELED], updated_after=now - SETTLED)
         ended, since = [CANCELED, FAILURE], now - LATELY
@@ -55,22 +52,29 @@ class WatchedLauncher(ABC):
         self._jobless = old & self._jobless.union(gone)
 
 
+def look(instance: dg.DagsterInstance) -> None:
+    """Look once at runs that have not begun, and at jobs that outlive their runs."""
+    tell_waiting(instance)
+    launcher = instance.run_launcher
+    if isinstance(launcher, EndsJobs):
+        launcher.end_left(instance)
+
+
 class Watch:
-    """Has a thread look at runs, until it is ended. Of a launcher that is not watched it has none."""
+    """Has a thread look at runs, until it is ended. Of a launcher whose runs are on its host it has none."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
-        self._ended, launcher = threading.Event(), instance.run_launcher
-        if isinstance(launcher, WatchedLauncher):
-            own = (launcher, instance)
-            threading.Thread(target=self._look, args=own, name="engine-watch", daemon=True).start()
+        self._ended = threading.Event()
+        if isinstance(instance.run_launcher, TellsWaiting | EndsJobs):
+            threading.Thread(target=self._look, args=[instance], name="run-watch", daemon=True).start()
 
     def end(self) -> None:
         self._ended.set()
 
-    def _look(self, launcher: WatchedLauncher, instance: dg.DagsterInstance) -> None:
+    def _look(self, instance: dg.DagsterInstance) -> None:
         while not self._ended.wait(LOOK_SECONDS):
             try:
-                launcher.look(instance)
+                look(instance)
             except Exception as error:  # of the database, too: it is looked again
                 if not self._ended.is_set():
                     log.warning("cannot look at runs that wait or were cancelled: %s", error)

@@ -1,0 +1,1 @@
+"""Holds what launchers of runs on clusters share."""
