@@ -209,7 +209,7 @@ def test_a_variant_is_cancelled_killed_and_released_in_jobs_to_the_model_of_this
         dg.DagsterRunStatus.FAILURE,
         dg.DagsterRunStatus.SUCCESS,
     ), site.why(again.run_id)
-    assert site.figures()["resumed_from"] > cancelled_at > 0
+    assert max(site.figures()["resumed_from"]) > cancelled_at > 0
     assert f"JobName=ft-{KEY}-{first}" in job
     assert "export AWS_PROFILE=acme" in script
     for secret in (PASSWORD, S3_SECRET, "of the daemon alone"):
