@@ -4,7 +4,8 @@
 
 Draws the changes of answers and losses of models that fell by the margin, and of models that did not change,
 and judges them by the gate's own test: at the level of a first try each time, as weights by weights were
-counted, and at the level of try k since the last release. Prints the tables of benchmarks/notes/tries.md.
+counted, and at the level of try k since the last release. After a release, those that lost before are asked
+again, in part the same. Prints the tables of benchmarks/notes/tries.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ft_dagster.gate.level import ALPHA, level_of
 
 SEED, WEEKS, SWEPT = 20261201, 52, 20
 COUNTS = (55, 200, 1000)  # questions there are
+SHARED = (1.0, 0.9, 0.5, 0.0)  # of the questions that losers are asked again, so many are the same
 TRIED: tuple[Family, ...] = (
     answers(0.05, 0.15),
     answers(0.15, 0.25),
@@ -27,6 +29,7 @@ TRIED: tuple[Family, ...] = (
     *(family for family in FAMILIES if family.name.startswith("json_f1, fields")),
     *(family for family in FAMILIES if family.name.startswith("loss, 5% by 2 nats")),
 )
+RULES = ("former", "now")
 LEVELS = np.array([level_of(ALPHA, k) for k in range(1, WEEKS + 1)])
 
 
@@ -50,13 +53,35 @@ class Years(NamedTuple):
 def p_values(family: Family, questions: int, trials: int, *, fallen: bool) -> np.ndarray:
     """The p of each retrain against a fall of the margin, and its mean change: shape [2, trials, WEEKS]."""
     draw = np.random.default_rng((SEED, questions, int(1000 * family.margin), fallen))
-    shares, values = (family.falls if fallen else family.equal), np.array(family.values)
-    counts = draw.multinomial(questions, shares, (trials, WEEKS))
-    distinct, at = np.unique(counts.reshape(-1, len(shares)), axis=0, return_inverse=True)
-    changes = np.broadcast_to(values + family.margin, distinct.shape)
+    counts = draw.multinomial(questions, family.falls if fallen else family.equal, (trials, WEEKS))
+    return np.stack([p_of(family, counts), counts @ np.array(family.values) / questions])
+
+
+def p_of(family: Family, counts: np.ndarray) -> np.ndarray:
+    """The p against a fall of the margin, where so many changes have each value: shape [..., values]."""
+    distinct, at = np.unique(counts.reshape(-1, counts.shape[-1]), axis=0, return_inverse=True)
+    changes = np.broadcast_to(np.array(family.values) + family.margin, distinct.shape)
     p = mean_p(changes, np.full(len(distinct), family.bound - family.margin), distinct)
-    found = np.stack([p, distinct @ values / questions])
-    return found[:, at.ravel()].reshape(2, trials, WEEKS)
+    return p[at.ravel()].reshape(counts.shape[:-1])
+
+
+def again(family: Family, questions: int, shared: float, trials: int = TRIALS) -> tuple[float, float]:
+    """Of counts in which SWEPT models fell by the margin, none passed, and another was released, the shares
+    whose next one ends in the release of one of them: where they begin at the first try there, as they did
+    formerly, and where they come after the tries of their own count. They are asked the best first.
+    """
+    draw = np.random.default_rng((SEED, questions, int(1000 * family.margin), int(100 * shared)))
+    same = round(questions * shared)
+    common, then, now = (
+        draw.multinomial(asked, family.falls, (trials, SWEPT))
+        for asked in (same, questions - same, questions - same)
+    )
+    before = p_of(family, common + then)
+    asked = np.take_along_axis(p_of(family, common + now), before.argsort(axis=1), axis=1)
+    lost = (before >= LEVELS[:SWEPT]).all(axis=1)
+    found = [(asked < levels)[lost].any(axis=1) for levels in (LEVELS[:SWEPT], LEVELS[SWEPT + 1 :][:SWEPT])]
+    former, after = (float(each.mean()) for each in found)
+    return former, after
 
 
 def years(family: Family, questions: int, trials: int = TRIALS) -> Years:
@@ -107,6 +132,15 @@ def main() -> None:
         [
             [family.name, f"{family.margin:g}", f"{n:,}", *(f"{share:.1%}" for share in found)]
             for family, n, found in rows()
+        ],
+    )
+    print(f"\n{SWEPT} models that lost are asked again after a release, in part the same\n")
+    table(
+        ("family", "questions", *(f"{share:.0%} the same, {rule}" for share in SHARED for rule in RULES)),
+        [
+            [family.name, f"{n:,}", *(f"{each:.2%}" for share in SHARED for each in again(family, n, share))]
+            for family in TRIED
+            for n in COUNTS[1:]
         ],
     )
 

@@ -8,10 +8,10 @@ questions. Rows that were added since are not told apart from those that were th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ft_dagster.lineage.tries import Dealt, Try, count, every_try, tries
+from ft_dagster.lineage.tries import Dealt, count, every_try, tries
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.store.artifacts import Artifact
 from ft_dagster.store.blobs import Store
@@ -19,7 +19,6 @@ from ft_dagster.store.committed import committed_in
 
 ROWS = ("task.test", "task.others")  # of an evaluation's inputs: files of the test split's rows
 WHOLE = Dealt()
-Place = tuple[int, int]  # of a try: so many releases before, and its ordinal since
 
 
 class Reserve(NamedTuple):
@@ -43,27 +42,33 @@ class Reserve(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """Says which rows a try asked, and when."""
+    """Says which rows a try asked, and when. `place`: see `Try.order`."""
 
-    place: Place
+    place: tuple[int, int]
     weights: str
     dealt: Dealt
 
 
-def reserve_of(store: Store, prefix: str, weights: str | None, sets: int) -> Reserve:
+def reserve_of(
+    store: Store, prefix: str, weights: str | None, sets: int, asked_in: Callable[[int], str] | None = None
+) -> Reserve:
     """Return the set of the test split that these weights (None: new ones) are judged by, or would be. All of
     a count have one; the next count has a fresh one, or without any that which was not asked for longest.
-    Raises UserError for a record that cannot be read.
+    `asked_in`: the digest of today's questions by the set that is asked; weights keep the set in which they
+    were asked these. Raises UserError for a record that cannot be read.
     """
     now, asked = count(store, prefix), list(_asked(store, prefix))
-    mine = [] if weights is None else tries(store, prefix, weights)
-    known = [each for each in mine if each.reserve is not None and each.reserve.sets == sets]
-    dealt = known[-1].reserve if known else None
-    if dealt is None:
-        place = now.after, now.next
-        dealt = _of_count(now.after, asked, sets) or _next(asked, sets)
-    else:
-        place = min(_place(each) for each in known if each.reserve == dealt)
+    mine = [] if weights is None or asked_in is None else tries(store, prefix, weights)
+    known = [
+        (each.reserve, each.order)
+        for each in mine
+        if each.reserve is not None
+        and each.reserve.sets == sets
+        and asked_in is not None
+        and asked_in(each.reserve.part) == each.questions
+    ]
+    new = _of_count(now.after, asked, sets) or _next(asked, sets), (now.after, now.next)
+    dealt, place = known[-1] if known else new
     before = [one for one in asked if one.place < place and (one.place[0] != place[0] or one.dealt != dealt)]
     others = (Dealt(sets, part) for part in range(1, sets + 1) if part != dealt.part)
     left = sum(not any(one.dealt.meets(other) for one in asked) for other in others)
@@ -72,7 +77,7 @@ def reserve_of(store: Store, prefix: str, weights: str | None, sets: int) -> Res
 
 def _of_count(after: int, asked: Sequence[_Asked], sets: int) -> Dealt | None:
     """Return the set of the tries since the last release; None where none was asked yet. Weights of an
-    earlier count, which are asked again, keep theirs, and choose none for the others.
+    earlier count that are put to their set again choose none for the others.
     """
     earlier = {(one.weights, one.dealt) for one in asked if one.place[0] < after}
     found = [
@@ -96,9 +101,9 @@ def _asked(store: Store, prefix: str) -> Iterator[_Asked]:
     unlike = _of_other_tasks(store, prefix) if any(each.reserve is None for each in found) else set()
     for each in found:
         if each.reserve is not None:
-            yield _Asked(_place(each), each.weights, each.reserve)
+            yield _Asked(each.order, each.weights, each.reserve)
         elif (each.weights, each.ordinal) not in unlike:
-            yield _Asked(_place(each), each.weights, WHOLE)
+            yield _Asked(each.order, each.weights, WHOLE)
 
 
 def _of_other_tasks(store: Store, prefix: str) -> set[tuple[str, int]]:
@@ -112,8 +117,3 @@ def _of_other_tasks(store: Store, prefix: str) -> set[tuple[str, int]]:
             one = each.inputs.get(FINE_TUNED_MODEL.name, ""), int(each.spec["tries"])
             (rows if asked else without).add(one)
     return without - rows
-
-
-def _place(one: Try) -> Place:
-    """Return the place of a try in the order of all; of an older store, which counted by weights, before."""
-    return (-1 if one.after is None else one.after), one.ordinal

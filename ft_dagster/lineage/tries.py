@@ -8,15 +8,18 @@ becomes of its declaration and its artifacts; records are never changed or remov
     tries/<weights>/000001.json         the sets of questions that weights were put to, each with its ordinal
 
 The first names each try once, and is created exclusively: of two evaluations at once one is refused. The
-second keeps the ordinal of the same weights on the same questions for ever. Records of schema 1 counted by
-weights alone: their evaluations keep that ordinal, and those since the last release are tries of the variant.
+second keeps the ordinal of the same weights on the same questions for ever. Its ordinal is its place in the
+count, but for weights that an earlier count tried and did not release: on other questions they come after all
+tries since that count began, so that a release gives a model that lost no first try. Records of schema 1
+counted by weights alone: their evaluations keep that ordinal, and those since the last release are tries of
+the variant.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from math import gcd
 from pathlib import PurePosixPath
@@ -49,7 +52,7 @@ class Try(NamedTuple):
     """Names what was put to which questions, as which try. `after`: so many releases of new weights; None of
     a record by weights alone. `at`: ISO 8601. `reserve`: the set of the test split that was asked, None where
     that was not dealt. `older`: of so many tries by weights alone it is one that a count begins with, so that
-    none is forgotten where a run was killed between them.
+    none is forgotten where a run was killed between them. `place`: its number in the count.
     """
 
     weights: str
@@ -59,6 +62,12 @@ class Try(NamedTuple):
     after: int | None
     reserve: Dealt | None = None
     older: int = 0
+    place: int = 0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Return where it stands among all tries of the variant; of an older store, before all counts."""
+        return (-1 if self.after is None else self.after), self.place
 
 
 class Count(NamedTuple):
@@ -74,6 +83,7 @@ class Count(NamedTuple):
 
     @property
     def next(self) -> int:
+        """Return which try new weights would be."""
         return len(self.tries) + 1
 
 
@@ -83,7 +93,9 @@ def try_of(store: Store, prefix: str, weights: str, questions: str) -> int:
     """
     known = (each.ordinal for each in tries(store, prefix, weights) if each.questions == questions)
     ordinal = next(known, None)
-    return _place(count(store, prefix), weights, questions) if ordinal is None else ordinal
+    return (
+        _this(store, prefix, count(store, prefix), weights, questions).ordinal if ordinal is None else ordinal
+    )
 
 
 def count(store: Store, prefix: str) -> Count:
@@ -94,13 +106,13 @@ def count(store: Store, prefix: str) -> Count:
     whole = len(recorded) >= recorded[0].older if recorded else bool(store.names(_lineage(prefix)))
     if whole:
         return Count(after, since, recorded, len(recorded))
-    known = {(each.weights, each.questions) for each in recorded}
+    known = {*_pairs(recorded)}
     others = [
         each for each in _by_weights(store, prefix, since) if (each.weights, each.questions) not in known
     ]
     number = len(recorded) + len(others)
     older = (
-        each._replace(ordinal=n, after=after, older=number)
+        each._replace(ordinal=n, after=after, older=number, place=n)
         for n, each in enumerate(others, len(recorded) + 1)
     )
     return Count(after, since, (*recorded, *older), len(recorded))
@@ -124,13 +136,15 @@ def record_try(  # noqa: PLR0917
     _refuse_gone(store, prefix, weights, now)
     if any((one.questions, one.ordinal) == (questions, ordinal) for one in tries(store, prefix, weights)):
         return
-    if _place(now, weights, questions) != ordinal:
-        raise _meanwhile(store, _count_of(prefix, now.after), ordinal)
+    this = _this(store, prefix, now, weights, questions)
+    if this.ordinal != ordinal:
+        raise _meanwhile(store, _count_of(prefix, now.after), this.place)
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    this = [Try(weights, questions, ordinal, at, now.after, reserve)] if ordinal == now.next else []
-    for each in (*now.tries[now.recorded :], *this):
+    new = [this._replace(at=at, reserve=reserve)] if this.place == now.next else []
+    for each in (*now.tries[now.recorded :], *new):
         _create(store, prefix, each)
     record = {"questions": questions, "ordinal": ordinal, "after": now.after, "at": at, **_dealt(reserve)}
+    record |= {} if this.place == ordinal else {"place": this.place}
     known = tries(store, prefix, weights)
     while questions not in {each.questions for each in known}:
         store.create_exclusively(_numbered(_folder(prefix, weights), len(known) + 1), _text(record))
@@ -144,7 +158,13 @@ def tries(store: Store, prefix: str, weights: str) -> list[Try]:
     found = list[Try]()
     for number, one in enumerate(_records(store, _folder(prefix, weights)), 1):
         ordinal, after = int(one.get("ordinal", number)), one.get("after")
-        found.append(Try(weights, str(one["questions"]), ordinal, str(one["at"]), after, _reserve_in(one)))
+        questions, at, dealt, place = (
+            str(one["questions"]),
+            str(one["at"]),
+            _reserve_in(one),
+            one.get("place"),
+        )
+        found.append(Try(weights, questions, ordinal, at, after, dealt, place=int(place or ordinal)))
     return found
 
 
@@ -166,7 +186,7 @@ def refuse_uncounted(store: Store, prefix: str, weights: str) -> None:
     for each in tries(store, prefix, weights):
         if each.after is not None:
             folder = _count_of(prefix, each.after)
-            named = _records(store, folder)[each.ordinal - 1 : each.ordinal]
+            named = _records(store, folder)[each.place - 1 : each.place]
             if [(one["weights"], one["questions"]) for one in named] != [(weights, each.questions)]:
                 _refuse(store, folder, weights, each.ordinal)
 
@@ -217,9 +237,35 @@ def _reserve_in(record: Mapping[str, Any]) -> Dealt | None:
     return Dealt(sets, int(dealt["part"] if "part" in dealt else dealt["turn"] % sets + 1))
 
 
-def _place(now: Count, weights: str, questions: str) -> int:
-    pairs = [(each.weights, each.questions) for each in now.tries]
-    return pairs.index((weights, questions)) + 1 if (weights, questions) in pairs else now.next
+def _this(store: Store, prefix: str, now: Count, weights: str, questions: str) -> Try:
+    """Return the try that it is in this count, the next where it is not among its tries."""
+    pairs = _pairs(now.tries)
+    if (weights, questions) in pairs:
+        return now.tries[pairs.index((weights, questions))]
+    ordinal = 1 + _before(store, prefix, now, weights)
+    return Try(weights, questions, ordinal, "", now.after, place=now.next)
+
+
+def _before(store: Store, prefix: str, now: Count, weights: str) -> int:
+    """Count the tries before another one of these weights: those of this count; of weights that an earlier
+    one tried and that were not released, all since that one began.
+    """
+    mine = tries(store, prefix, weights)
+    released = _released(store, prefix) if mine else []
+    first = _count_in(mine[0], released) if mine else now.after
+    if first == now.after or weights in {entry.weights for entry in released}:
+        return len(now.tries)
+    since = [each for each in every_try(store, prefix) if _count_in(each, released) >= first]
+    return len({*_pairs(since), *_pairs(now.tries)})
+
+
+def _count_in(one: Try, released: Sequence[ReleaseEntry]) -> int:
+    """Return after how many releases of new weights a try came; of an older store, by its time."""
+    return sum(_later(one.at, entry.at) for entry in released) if one.after is None else one.after
+
+
+def _pairs(found: Iterable[Try]) -> list[tuple[str, str]]:
+    return [(each.weights, each.questions) for each in found]
 
 
 def _refuse_gone(store: Store, prefix: str, weights: str, now: Count) -> None:
@@ -268,18 +314,19 @@ def _create(store: Store, prefix: str, one: Try) -> None:
     folder = _count_of(prefix, one.after)
     record = {"weights": one.weights, "questions": one.questions, "at": one.at, **_dealt(one.reserve)}
     record |= {"older": one.older} if one.older else {}
-    store.create_exclusively(_numbered(folder, one.ordinal), _text(record))
-    written = _records(store, folder)[one.ordinal - 1 : one.ordinal]
+    record |= {} if one.place == one.ordinal else {"ordinal": one.ordinal}
+    store.create_exclusively(_numbered(folder, one.place), _text(record))
+    written = _records(store, folder)[one.place - 1 : one.place]
     if [(each["weights"], each["questions"]) for each in written] != [(one.weights, one.questions)]:
-        raise _meanwhile(store, folder, one.ordinal)
+        raise _meanwhile(store, folder, one.place)
 
 
 def _counted(store: Store, prefix: str, after: int) -> Iterator[Try]:
     """Yield the recorded tries after so many releases of new weights."""
     for number, one in enumerate(_records(store, _count_of(prefix, after)), 1):
-        dealt = _reserve_in(one)
-        older = int(one.get("older", 0))
-        yield Try(str(one["weights"]), str(one["questions"]), number, str(one["at"]), after, dealt, older)
+        dealt, older, ordinal = _reserve_in(one), int(one.get("older", 0)), int(one.get("ordinal", number))
+        names = str(one["weights"]), str(one["questions"])
+        yield Try(*names, ordinal, str(one["at"]), after, dealt, older, number)
 
 
 def _meanwhile(store: Store, folder: str, number: int) -> UserError:

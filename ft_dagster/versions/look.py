@@ -77,7 +77,7 @@ class _SeenPast(Past):
     def tries(self, weights: Artifact, questions: str) -> int:
         raise Unopened
 
-    def part_of_reserve(self, sets: int) -> int:
+    def part_of_reserve(self, sets: int, asked_in: Callable[[int], str]) -> int:
         raise Unopened
 
 

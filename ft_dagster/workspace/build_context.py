@@ -155,7 +155,9 @@ class BuildContext:
         the test split that is asked, where that is dealt into `sets`.
         """
         store, prefix = self._workspace.store, self._workspace.prefix
-        reserve = None if sets is None else reserve_of(store, prefix, weights.digest, sets)
+        reserve = (
+            None if sets is None else reserve_of(store, prefix, weights.digest, sets, lambda _: questions)
+        )
         dealt = None if reserve is None else reserve.dealt
         record_try(store, prefix, weights.digest, questions, ordinal, dealt)
         return reserve

@@ -123,13 +123,13 @@ class Past:
         return try_of(self._store, self.key.prefix, weights.digest, questions)
 
     @_question
-    def part_of_reserve(self, sets: int) -> int:
+    def part_of_reserve(self, sets: int, asked_in: Callable[[int], str]) -> int:
         """Return the set of the test split, from 1 of so many, that judges the variant's newest weights.
-        Raises UserError for a record that cannot be read.
+        `asked_in`: see `reserves.reserve_of`. Raises UserError for a record that cannot be read.
         """
         newest = read_head(self._store, self.key.prefix, FINE_TUNED_MODEL.name)
         weights = None if newest is None else newest.digest
-        return reserve_of(self._store, self.key.prefix, weights, sets).part
+        return reserve_of(self._store, self.key.prefix, weights, sets, asked_in).part
 
     @_question
     def production(self, release: Released | None = None) -> InProduction:

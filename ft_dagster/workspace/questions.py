@@ -144,7 +144,7 @@ def own_task_of(view: View, base: Artifact, rendering: str | None, overlap: Arti
     probes = bool(asked.probed_rows or asked.canaries) and not view.choosing
     splits, told = not asked.task, bool(asked.membership) and not view.choosing
     rows_asked = splits or probes or told
-    return OwnTask(
+    task = OwnTask(
         narrowed(spec, (*QUESTIONS, *TASK)),
         view.frozen("tasks")["task"],
         _tests(view, dataset, overlap) if splits else None,
@@ -153,15 +153,24 @@ def own_task_of(view: View, base: Artifact, rendering: str | None, overlap: Arti
         view.by_bytes(lambda: lead_of_answers(view, dataset, base, rendering)) if rows_asked else None,
         rendering,
         view.choosing or None,
-        None
-        if asked.reserve is None or view.choosing
-        else view.by_bytes(lambda: view.past.part_of_reserve(asked.sets)),
+        None,
         view.file(dataset, "train.parquet") if told else None,
         (_left(view, overlap, LEFT_TESTS) or view.file(dataset, "test.parquet")) if told else None,
         view.unlooked(lambda: _mixed(view)) if told else None,
         view.by_bytes(lambda: _mixed_rows(view)) if told else None,
         None if view.choosing else planted_file(view),
         None if splits else _left(view, overlap, LEFT_OUT),
+    )
+    if asked.reserve is None or view.choosing:
+        return task
+    return replace(task, part=view.by_bytes(lambda: _part_of_reserve(view, task, overlap)))
+
+
+def _part_of_reserve(view: View, task: OwnTask, overlap: Artifact | None) -> int:
+    """Return the set of the test split's rows that is asked."""
+    others = general(view, overlap)
+    return view.past.part_of_reserve(
+        task.spec.evaluation.sets, lambda part: questions_digest(replace(task, part=part), others)
     )
 
 

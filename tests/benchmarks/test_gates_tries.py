@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gates import Family
-from benchmarks.gates_tries import COUNTS, TRIED, years
+from benchmarks.gates_tries import COUNTS, SHARED, TRIED, again, years
 from ft_dagster.gate.level import ALPHA, level_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +26,16 @@ def test_a_year_of_retrains_and_a_sweep_release_what_fell_as_rarely_as_is_stated
     assert found.counts <= ALPHA
     assert found.sweep <= level_of(ALPHA) + SURE
     assert found.former >= found.shared
+
+
+@pytest.mark.parametrize("shared", SHARED)
+@pytest.mark.parametrize("family", TRIED[:2], ids=lambda family: family.name)
+def test_models_that_lost_are_released_after_a_release_as_rarely_as_is_stated(
+    family: Family, shared: float
+) -> None:
+    former, now = again(family, 200, shared, DRAWS)
+    assert now <= (0.0 if shared == 1.0 else level_of(ALPHA))
+    assert shared < 0.5 or former > ALPHA
 
 
 def test_one_command_runs_the_simulation_of_each_part_of_the_gate() -> None:

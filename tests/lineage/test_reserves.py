@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -31,9 +32,12 @@ class History:
 
     def asked(self, name: str, sets: int | None, *, rows: bool = True, stored: bool = True) -> None:
         """Put weights to the questions of a declaration, as a run does; `rows`: of the test split."""
-        store, questions = self.store, f"in {sets}, {rows}"
+        store, questions = self.store, self.questions(sets, rows=rows)
+        reserve = None
+        if sets is not None:
+            reserve = reserve_of(store, PREFIX, weights(name), sets, self.asked_in(sets, rows=rows))
+            questions = self.questions(sets, reserve.part, rows=rows)
         ordinal = try_of(store, PREFIX, weights(name), questions)
-        reserve = None if sets is None else reserve_of(store, PREFIX, weights(name), sets)
         record_try(
             store, PREFIX, weights(name), questions, ordinal, None if reserve is None else reserve.dealt
         )
@@ -49,11 +53,20 @@ class History:
             recipe = Recipe("evaluation", PREFIX, inputs, {"tries": ordinal, "asked": questions})
             make_artifact(store, Path(work), recipe, build)
 
+    def questions(self, sets: int | None, part: int | None = None, *, rows: bool = True) -> str:
+        """The questions of a declaration."""
+        return f"set {part} of {sets}, {rows}"
+
+    def asked_in(self, sets: int, *, rows: bool = True) -> Callable[[int], str]:
+        """These, by the set."""
+        return lambda part: self.questions(sets, part, rows=rows)
+
     def released(self, name: str) -> None:
         put(self.store, judged(self.store, name))
 
-    def next(self, sets: int, name: str | None = None) -> PARTS:
-        found = reserve_of(self.store, PREFIX, None if name is None else weights(name), sets)
+    def next(self, sets: int, name: str | None = None, *, rows: bool = True) -> PARTS:
+        of = None if name is None else weights(name)
+        found = reserve_of(self.store, PREFIX, of, sets, self.asked_in(sets, rows=rows))
         assert found.sets == sets
         return found.part, found.fresh, found.left
 
@@ -128,8 +141,26 @@ def test_what_was_asked_of_other_tasks_takes_no_row_of_the_split(history: Histor
 def test_earlier_weights_that_are_asked_again_choose_no_set_for_new_ones(history: History) -> None:
     history.asked("one", 2)
     history.released("one")
-    history.asked("one", 2, rows=False)  # other questions, the same set
+    record = {"weights": weights("one"), "questions": "others", "at": "2026-01-01T00:00:00+00:00"}
+    again = {**record, "reserve": {"sets": 2, "part": 1}}  # as older versions had it
+    history.store.write_json(f"{PREFIX}/tries/lineage/000001/000001.json", again)
     assert history.next(2) == (2, True, 0)
+
+
+def test_earlier_weights_on_other_questions_are_put_to_the_set_of_the_count(history: History) -> None:
+    for name in ("lost", "released"):
+        history.asked(name, 3)
+    history.released("released")
+    for name in ("lost", "released"):
+        assert history.next(3, name) == (1, True, 2)
+        assert history.next(3, name, rows=False) == history.next(3) == (2, True, 1)
+    history.asked("lost", 3, rows=False)
+    assert history.next(3, "released", rows=False) == history.next(3) == (2, True, 1)
+    assert history.next(3, "lost", rows=False) == (2, True, 1)
+    history.asked("new", 3)
+    history.released("new")
+    assert history.next(3) == (3, True, 0)
+    assert history.next(3, "new", rows=False) == (3, True, 0)
 
 
 def test_records_that_say_how_many_sets_were_in_use_before_are_read(store: Store) -> None:

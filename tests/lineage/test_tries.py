@@ -55,6 +55,42 @@ def test_other_questions_for_the_same_weights_are_another_try(store: Store) -> N
     assert [asked(store, "one", questions) for questions in ("a", "b", "a", "c")] == [1, 2, 1, 3]
 
 
+def test_weights_that_lost_stay_behind_all_tries_of_their_count_after_a_release(store: Store) -> None:
+    losers = [f"loser {number}" for number in range(20)]
+    assert [asked(store, name) for name in losers] == [*range(1, 21)]
+    assert asked(store, "winner") == 21
+    put(store, judged(store, "winner"))
+    assert asked(store, losers[6]) == 7
+    assert asked(store, losers[6], "one probe more") == 22
+    assert asked(store, losers[6], "one probe more") == 22
+    assert asked(store, "new") == 2  # of this count, in which a loser took the first place
+    assert [asked(store, losers[3], questions) for questions in ("one probe more", "two more")] == [24, 25]
+    assert asked(store, "newer") == 5
+    put(store, judged(store, "newer"))
+    assert asked(store, "new", "one probe more") == 6  # after the five tries of its own count
+    assert asked(store, losers[0], "one probe more") == 28
+    for folder in folders_of_tries(store, PREFIX):
+        read_folder(store, PREFIX, folder)
+    for name in (losers[6], losers[3], "new"):
+        refuse_uncounted(store, PREFIX, weights(name))
+
+
+def test_released_weights_on_other_questions_are_a_try_of_the_count(store: Store) -> None:
+    assert [asked(store, name) for name in ("one", "two")] == [1, 2]
+    put(store, judged(store, "two"))
+    assert [asked(store, "two", questions) for questions in ("a", "b")] == [1, 2]
+
+
+def test_killed_between_the_two_records_of_weights_that_lost_it_is_the_same_try(store: Store) -> None:
+    assert [asked(store, name) for name in ("one", "two")] == [1, 2]
+    put(store, judged(store, "two"))
+    assert asked(store, "one", "other") == 3
+    Path(store.path(f"{PREFIX}/tries/{weights('one')}/000002.json")).unlink()
+    assert asked(store, "three") == 2
+    assert asked(store, "one", "other") == 3
+    refuse_uncounted(store, PREFIX, weights("one"))
+
+
 def again(store: Store) -> None:
     """Another export of weights that were released is another version, and no new weights."""
     put(store, judged(store, "merged", weights("out")))
@@ -126,6 +162,15 @@ def test_records_of_an_older_store_keep_their_ordinal_and_count_if_they_are_sinc
     for folder in folders_of_tries(store, PREFIX):
         read_folder(store, PREFIX, folder)
     for name in ("old", "one", "two", "new", "newer"):
+        refuse_uncounted(store, PREFIX, weights(name))
+
+
+def test_weights_that_lost_in_an_older_store_stay_behind_its_tries(store: Store) -> None:
+    for day, name in enumerate(("lost", "won"), 1):
+        older(store, name, "a", at=f"2020-01-0{day}T00:00:00+00:00")
+    put(store, judged(store, "won"))
+    assert [asked(store, name, "b") for name in ("won", "lost", "new")] == [1, 4, 3]
+    for name in ("won", "lost"):
         refuse_uncounted(store, PREFIX, weights(name))
 
 
