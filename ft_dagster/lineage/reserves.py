@@ -8,10 +8,10 @@ questions. Rows that were added since are not told apart from those that were th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ft_dagster.lineage.tries import Dealt, count, every_try, tries
+from ft_dagster.lineage.tries import NOTHING, Dealt, count, every_try, look_of, tries
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.store.artifacts import Artifact
 from ft_dagster.store.blobs import Store
@@ -50,25 +50,27 @@ class _Asked(NamedTuple):
 
 
 def reserve_of(
-    store: Store, prefix: str, weights: str | None, sets: int, asked_in: Callable[[int], str] | None = None
+    store: Store,
+    prefix: str,
+    weights: str | None,
+    sets: int,
+    asked_in: Callable[[int], str] | None = None,
+    *,
+    judged: Mapping[str, str] = NOTHING,
 ) -> Reserve:
     """Return the set of the test split that these weights (None: new ones) are judged by, or would be. All of
     a count have one; the next count has a fresh one, or without any that which was not asked for longest.
     `asked_in`: the digest of today's questions by the set that is asked; weights keep the set in which they
-    were asked these. Raises UserError for a record that cannot be read.
+    were asked these. `judged`: see `tries.try_of`. Raises UserError for a record that cannot be read.
     """
     now, asked = count(store, prefix), list(_asked(store, prefix))
+    dealt, place = _of_count(now.after, asked, sets) or _next(asked, sets), (now.after, now.next)
     mine = [] if weights is None or asked_in is None else tries(store, prefix, weights)
-    known = [
-        (each.reserve, each.order)
-        for each in mine
-        if each.reserve is not None
-        and each.reserve.sets == sets
-        and asked_in is not None
-        and asked_in(each.reserve.part) == each.questions
-    ]
-    new = _of_count(now.after, asked, sets) or _next(asked, sets), (now.after, now.next)
-    dealt, place = known[-1] if known else new
+    for each in mine:
+        kept = each.reserve
+        if kept is not None and kept.sets == sets and asked_in and asked_in(kept.part) == each.questions:
+            look = look_of(mine, each.questions, judged)
+            dealt, place = kept, next((one.order for one in mine if one.questions == look), place)
     before = [one for one in asked if one.place < place and (one.place[0] != place[0] or one.dealt != dealt)]
     others = (Dealt(sets, part) for part in range(1, sets + 1) if part != dealt.part)
     left = sum(not any(one.dealt.meets(other) for one in asked) for other in others)

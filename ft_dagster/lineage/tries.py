@@ -10,7 +10,8 @@ becomes of its declaration and its artifacts; records are never changed or remov
 The first names each try once, and is created exclusively: of two evaluations at once one is refused. The
 second keeps the ordinal of the same weights on the same questions for ever. Its ordinal is its place in the
 count, but for weights that an earlier count tried and did not release: on other questions they come after all
-tries since that count began, so that a release gives a model that lost no first try. Records of schema 1
+tries since that count began, so that a release gives a model that lost no first try. By what else the answers
+are judged, such as their metric, stands there too: what is new of it makes another try. Records of schema 1
 counted by weights alone: their evaluations keep that ordinal, and those since the last release are tries of
 the variant.
 """
@@ -28,12 +29,14 @@ from typing import Any, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.log import recalled_log
+from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.store.artifacts import Artifact
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.committed import committed_in
 
 LINEAGE = "lineage"  # beside folders of weights, which are named by sha256
+NOTHING: Mapping[str, str] = {}
 RESTORE = "Restore the folder from a backup"
 
 
@@ -52,7 +55,9 @@ class Try(NamedTuple):
     """Names what was put to which questions, as which try. `after`: so many releases of new weights; None of
     a record by weights alone. `at`: ISO 8601. `reserve`: the set of the test split that was asked, None where
     that was not dealt. `older`: of so many tries by weights alone it is one that a count begins with, so that
-    none is forgotten where a run was killed between them. `place`: its number in the count.
+    none is forgotten where a run was killed between them. `place`: its number in the count. `of`: the digest
+    of the questions alone, where the answers were judged by something else first; `judged`: by what, by name,
+    as far as the questions of these weights were for the first time. Both of records by weights.
     """
 
     weights: str
@@ -63,6 +68,8 @@ class Try(NamedTuple):
     reserve: Dealt | None = None
     older: int = 0
     place: int = 0
+    of: str = ""
+    judged: Mapping[str, str] = NOTHING
 
     @property
     def order(self) -> tuple[int, int]:
@@ -87,15 +94,28 @@ class Count(NamedTuple):
         return len(self.tries) + 1
 
 
-def try_of(store: Store, prefix: str, weights: str, questions: str) -> int:
+def try_of(
+    store: Store, prefix: str, weights: str, questions: str, judged: Mapping[str, str] = NOTHING
+) -> int:
     """Return the ordinal, from 1, that these questions (by their digest) have for these weights (by theirs),
-    or would have as the variant's next try. Raises UserError for a record that cannot be read.
+    or would have as the variant's next try. `judged`: by what the answers are, by name: other than what was
+    first is another try. Raises UserError for a record that cannot be read.
     """
-    known = (each.ordinal for each in tries(store, prefix, weights) if each.questions == questions)
-    ordinal = next(known, None)
+    mine = tries(store, prefix, weights)
+    questions = look_of(mine, questions, judged)
+    ordinal = next((each.ordinal for each in mine if each.questions == questions), None)
     return (
         _this(store, prefix, count(store, prefix), weights, questions).ordinal if ordinal is None else ordinal
     )
+
+
+def look_of(mine: Sequence[Try], questions: str, judged: Mapping[str, str]) -> str:
+    """Return the digest by which the tries of these weights, `mine`, name questions whose answers are judged
+    so: that of the questions, unless something else was first.
+    """
+    first = _first(mine, questions)
+    others = {name: by for name, by in judged.items() if first.get(name, by) != by}
+    return sha256_json({"questions": questions, **others}) if others else questions
 
 
 def count(store: Store, prefix: str) -> Count:
@@ -127,28 +147,56 @@ def every_try(store: Store, prefix: str) -> list[Try]:
 
 
 def record_try(  # noqa: PLR0917
-    store: Store, prefix: str, weights: str, questions: str, ordinal: int, reserve: Dealt | None = None
+    store: Store,
+    prefix: str,
+    weights: str,
+    questions: str,
+    ordinal: int,
+    reserve: Dealt | None = None,
+    judged: Mapping[str, str] = NOTHING,
 ) -> None:
-    """Record that the weights are put to these questions, before they are. `reserve`: see `Try`. Raises
-    UserError where the ordinal is another try's, and where an evaluation stands whose own record is gone.
+    """Record that the weights are put to these questions, before they are. `reserve`: see `Try`, `judged`:
+    see `try_of`. Raises UserError where the ordinal is another try's, and where an evaluation stands whose
+    own record is gone.
     """
     now = count(store, prefix)
     _refuse_gone(store, prefix, weights, now)
-    if any((one.questions, one.ordinal) == (questions, ordinal) for one in tries(store, prefix, weights)):
+    mine = tries(store, prefix, weights)
+    look = look_of(mine, questions, judged)
+    this = next((one for one in mine if (one.questions, one.ordinal) == (look, ordinal)), None)
+    if this is None:
+        this = _this(store, prefix, now, weights, look)
+        if this.ordinal != ordinal:
+            raise _meanwhile(store, _count_of(prefix, now.after), this.place)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        this = this._replace(at=at, reserve=reserve)
+        for each in (*now.tries[now.recorded :], *([this] if this.place == now.next else [])):
+            _create(store, prefix, each)
+    elif this.after is None:  # of an older store, which knew nothing of it
         return
-    this = _this(store, prefix, now, weights, questions)
-    if this.ordinal != ordinal:
-        raise _meanwhile(store, _count_of(prefix, now.after), this.place)
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    new = [this._replace(at=at, reserve=reserve)] if this.place == now.next else []
-    for each in (*now.tries[now.recorded :], *new):
-        _create(store, prefix, each)
-    record = {"questions": questions, "ordinal": ordinal, "after": now.after, "at": at, **_dealt(reserve)}
-    record |= {} if this.place == ordinal else {"place": this.place}
-    known = tries(store, prefix, weights)
-    while questions not in {each.questions for each in known}:
-        store.create_exclusively(_numbered(_folder(prefix, weights), len(known) + 1), _text(record))
-        known = tries(store, prefix, weights)
+    _note(store, prefix, this._replace(of=questions, judged=judged))
+
+
+def _note(store: Store, prefix: str, this: Try) -> None:
+    """Write a try beside the others of the same weights, unless all of it stands there."""
+    record = {"questions": this.questions, "ordinal": this.ordinal, "after": this.after, "at": this.at}
+    record |= {} if this.of == this.questions else {"of": this.of}
+    record |= {} if this.place == this.ordinal else {"place": this.place}
+    record |= {**_dealt(this.reserve), **({"judged": dict(this.judged)} if this.judged else {})}
+    known = tries(store, prefix, this.weights)
+    while this.questions not in {each.questions for each in known} or {*this.judged} - {
+        *_first(known, this.of)
+    }:
+        store.create_exclusively(_numbered(_folder(prefix, this.weights), len(known) + 1), _text(record))
+        known = tries(store, prefix, this.weights)
+
+
+def _first(mine: Sequence[Try], questions: str) -> dict[str, str]:
+    """Return by what the answers to these questions were judged first, by name."""
+    found = dict[str, str]()
+    for each in mine:
+        found = {**(each.judged if each.of == questions else {}), **found}
+    return found
 
 
 def tries(store: Store, prefix: str, weights: str) -> list[Try]:
@@ -158,13 +206,10 @@ def tries(store: Store, prefix: str, weights: str) -> list[Try]:
     found = list[Try]()
     for number, one in enumerate(_records(store, _folder(prefix, weights)), 1):
         ordinal, after = int(one.get("ordinal", number)), one.get("after")
-        questions, at, dealt, place = (
-            str(one["questions"]),
-            str(one["at"]),
-            _reserve_in(one),
-            one.get("place"),
-        )
-        found.append(Try(weights, questions, ordinal, at, after, dealt, place=int(place or ordinal)))
+        questions, place = str(one["questions"]), int(one.get("place", ordinal))
+        made = Try(weights, questions, ordinal, str(one["at"]), after, _reserve_in(one), place=place)
+        of, judged = str(one.get("of", questions)), dict(one.get("judged", {}))
+        found.append(made._replace(of=of, judged=judged))
     return found
 
 

@@ -24,6 +24,7 @@ from ft_dagster.stage_entries import (
     TASK_DATASET,
 )
 from ft_dagster.stages import ancestry, production_evaluation
+from ft_dagster.stages.asking.judged_as import judged_as
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
@@ -70,6 +71,7 @@ def inputs(view: View, opponent: Released | None = None, release: int | None = N
         ancestry.general(view),
     )
     before, spec = view.upstream(BASE_EVALUATION.name), narrowed(view.spec, ("gates",))
+    judged = view.unlooked(lambda: judged_as(view))
     if release is None:  # which none of the reference's fields decides
         spec = spec.model_copy(update={"gates": spec.gates.without_reference})
     asked = production_evaluation.STAGE if opponent is None else production_evaluation.asking(opponent)
@@ -84,7 +86,7 @@ def inputs(view: View, opponent: Released | None = None, release: int | None = N
         view.device,
         view.dtype,
         view.engine,
-        view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general))),
+        view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general), judged)),
         questions.chat_of(before),
         view.by_bytes(lambda: _rules(view, before)),
         release,

@@ -64,6 +64,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
 )
 from ft_dagster.stages import ancestry, base_evaluation, refusals
+from ft_dagster.stages.asking.judged_as import judged_as
 from ft_dagster.stages.asking.prompted_in_run import ask_after_evaluation
 from ft_dagster.stages.asking.train_test_overlap import refuse_trained_on
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
@@ -91,7 +92,7 @@ POLICY = "policy.json"
 JUDGED = ("objective", "gates")
 # Of the key: by what answers are judged, and those that are beside them.
 JUDGING = (
-    *("gates", "spec", "own", "rules", "probed", ANCESTOR_OVERLAP.name),
+    *("gates", "spec", "own", "rules", "probed", "tries", ANCESTOR_OVERLAP.name),
     *(BASE_REFUSALS.name, REFUSALS.name, "refused"),
 )
 
@@ -105,7 +106,7 @@ class EvaluationInputs:
     `base_refusal_answers`, `refusal_answers`: of base and tuned model, where they are judged; `refused`: see
     `refusals.Terms`. `policy`: today's, kept beside the verdict; release and export hold the declaration
     against theirs. `called`: see `questions.own_checks`. `canaries`: those of the platform's that the mixture
-    has.
+    has. `judged`: see `judged_as`.
     `ancestor_overlap`: what of the questions an ancestor was trained on; None without ancestors.
     """
 
@@ -130,6 +131,7 @@ class EvaluationInputs:
     policy: Policy = recorded()
     called: OwnChecks = recorded(default_factory=dict)
     canaries: dict[str, Any] | None = recorded(default=None)
+    judged: dict[str, str] = recorded(default_factory=dict)
     ancestor_overlap: Artifact | None = None
 
 
@@ -141,6 +143,7 @@ def inputs(view: View) -> EvaluationInputs:
     )
     before = view.upstream(BASE_EVALUATION.name)
     refused = view.spec.gates.refusals is not None and not view.choosing
+    judged = view.unlooked(lambda: judged_as(view))
     return EvaluationInputs(
         view.upstream(BASE_MODEL.name),
         tuned,
@@ -154,7 +157,7 @@ def inputs(view: View) -> EvaluationInputs:
         view.engine,
         None
         if view.choosing
-        else view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general))),
+        else view.by_bytes(lambda: view.past.tries(tuned, questions_digest(task, general), judged)),
         questions.chat_of(before),
         view.by_bytes(lambda: own_tasks(view) or None),
         view.by_bytes(lambda: rules_of(view, before)),
@@ -167,6 +170,7 @@ def inputs(view: View) -> EvaluationInputs:
         None
         if view.choosing
         else view.unlooked(lambda: view.upstream(TRAINING_MIXTURE.name).figures.get(PLANTED)),
+        judged,
         ancestry.overlap_of(view),
     )
 
@@ -237,7 +241,7 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
     reserve = None
     if inputs.tries is not None:
         asked, sets = questions_digest(inputs.task, inputs.general), inputs.task.spec.evaluation.reserve
-        reserve = context.record_try(inputs.fine_tuned_model, asked, inputs.tries, sets)
+        reserve = context.record_try(inputs.fine_tuned_model, asked, inputs.tries, inputs.judged, sets)
     pairs = _refusals(inputs, context)
     known = _answered_before(inputs, context, attempt, pairs)
     if known is not None:

@@ -74,7 +74,7 @@ class _Gone(dict[str, Any]):
 class _SeenPast(Past):
     """Reads no new try: how often questions were put, and of which set, is taken from the manifest."""
 
-    def tries(self, weights: Artifact, questions: str) -> int:
+    def tries(self, weights: Artifact, questions: str, judged: Mapping[str, str]) -> int:
         raise Unopened
 
     def part_of_reserve(self, sets: int, asked_in: Callable[[int], str]) -> int:

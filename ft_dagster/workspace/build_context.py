@@ -5,7 +5,7 @@ store.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,17 +149,22 @@ class BuildContext:
         return ParentAdapter(adapter=self.payload(export), digest=export.digest)
 
     def record_try(
-        self, weights: Artifact, questions: str, ordinal: int, sets: int | None = None
+        self,
+        weights: Artifact,
+        questions: str,
+        ordinal: int,
+        judged: Mapping[str, str],
+        sets: int | None = None,
     ) -> Reserve | None:
-        """Record that the weights are put to questions (by their digest), before they are. Return the set of
-        the test split that is asked, where that is dealt into `sets`.
+        """Record that the weights are put to questions (by their digest), before they are. `judged`: see
+        `tries.try_of`. Return the set of the test split that is asked, where that is dealt into `sets`.
         """
         store, prefix = self._workspace.store, self._workspace.prefix
-        reserve = (
-            None if sets is None else reserve_of(store, prefix, weights.digest, sets, lambda _: questions)
-        )
+        reserve = None
+        if sets is not None:
+            reserve = reserve_of(store, prefix, weights.digest, sets, lambda _: questions, judged=judged)
         dealt = None if reserve is None else reserve.dealt
-        record_try(store, prefix, weights.digest, questions, ordinal, dealt)
+        record_try(store, prefix, weights.digest, questions, ordinal, dealt, judged)
         return reserve
 
     def run(

@@ -115,12 +115,12 @@ class Past:
     asks: tuple[str, ...] | None = None
 
     @_question
-    def tries(self, weights: Artifact, questions: str) -> int:
+    def tries(self, weights: Artifact, questions: str, judged: Mapping[str, str]) -> int:
         """Return which try of the variant since its last release it is, from 1, to put the weights to these
-        questions (by their digest); once that was done, it stays the same. Raises UserError for a record that
-        cannot be read.
+        questions (by their digest), and to judge the answers so (see `tries.try_of`); once that was done, it
+        stays the same. Raises UserError for a record that cannot be read.
         """
-        return try_of(self._store, self.key.prefix, weights.digest, questions)
+        return try_of(self._store, self.key.prefix, weights.digest, questions, judged)
 
     @_question
     def part_of_reserve(self, sets: int, asked_in: Callable[[int], str]) -> int:

@@ -91,6 +91,33 @@ def test_killed_between_the_two_records_of_weights_that_lost_it_is_the_same_try(
     refuse_uncounted(store, PREFIX, weights("one"))
 
 
+def looked(store: Store, name: str, *, questions: str = "questions", **judged: str) -> int:
+    """The same where the answers are judged by something beside the questions."""
+    ordinal = try_of(store, PREFIX, weights(name), questions, judged)
+    record_try(store, PREFIX, weights(name), questions, ordinal, judged=judged)
+    refuse_uncounted(store, PREFIX, weights(name))
+    return ordinal
+
+
+def test_the_same_answers_judged_by_something_else_are_another_try(store: Store) -> None:
+    assert [looked(store, "one", metric=metric) for metric in ("f1", "match", "f1", "loss")] == [1, 2, 1, 3]
+    assert looked(store, "one", metric="f1", prompts="a") == 1  # which nothing was judged by before
+    assert looked(store, "one", metric="f1", prompts="b") == 4
+    assert [looked(store, "one", metric="f1", prompts=each) for each in "abc"] == [1, 4, 5]
+    assert looked(store, "one", metric="match", prompts="a") == 2
+    assert looked(store, "one", metric="match", prompts="b") == 6
+    assert looked(store, "one", metric="f1") == 1  # they are no longer asked
+    assert looked(store, "one", questions="others", metric="match", prompts="c") == 7
+    assert looked(store, "two", metric="match", prompts="c") == 8
+
+
+def test_what_was_recorded_without_that_takes_the_first_that_comes(store: Store) -> None:
+    assert [asked(store, name) for name in ("one", "two")] == [1, 2]
+    assert [looked(store, "one", metric=metric) for metric in ("f1", "match", "f1")] == [1, 3, 1]
+    older(store, "old", "questions", at="2199-01-01T00:00:00+00:00")
+    assert [looked(store, "old", metric=metric) for metric in ("f1", "match")] == [1, 1]
+
+
 def again(store: Store) -> None:
     """Another export of weights that were released is another version, and no new weights."""
     put(store, judged(store, "merged", weights("out")))

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from ft_dagster.data.rows.decontaminate import ITEMS_SCHEMA
 from ft_dagster.evaluation.measured_digests import hold
+from ft_dagster.evaluation.refusal_prompts import read_prompts
 from ft_dagster.evaluation.request import EvaluationRequest, TextsRequest
 from ft_dagster.evaluation.run import referee_of
 from ft_dagster.evaluation.tasks.tasks import resolve_tasks
@@ -27,6 +28,7 @@ from ft_dagster.export.certificate import EXACT
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.run import hold as hold_export
 from ft_dagster.gate.prompted import EXAMPLES
+from ft_dagster.gate.refusals.refusals import Answered, write_answered
 from ft_dagster.gate.samples import Sample, write_answers, write_samples, write_scores
 from ft_dagster.gate.sampling import order_of_asking
 from ft_dagster.gate.sequential_looks import batches
@@ -43,6 +45,7 @@ from tests.stored_figures import stored_training
 
 KEY = VariantKey("acme", "places")
 PREFIX = KEY.prefix
+SAYS = {"must_refuse": "I'm sorry", "must_answer": "Here it is"}  # what every model says, by kind of prompt
 ADAPTER = {"peft_type": "LORA", "r": 4}
 Figures = dict[str, Any]
 
@@ -104,6 +107,9 @@ class Pretend:
         with held_files(request.output / FOLDER) as held:
             _, measured = hold(request, held)
         name = self._name_of(request)
+        if request.refusals is not None:
+            prompts = [Answered(*each, SAYS[each.kind], 0.0) for each in read_prompts(request.refusals.path)]
+            write_answered(prompts, request.output / "payload")
         share, general = self.right[name], self.general.get(name, 1.0)
         samples = [] if _with_examples(request) else list(_samples(request, share, general))
         write_samples(samples, request.output / "payload")

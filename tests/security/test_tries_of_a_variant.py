@@ -35,7 +35,7 @@ from ft_dagster.versions.check import check_variant
 from ft_dagster.versions.now import up_to_date
 from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Trial, Workspace
-from tests.e2e.project import edit
+from tests.e2e.project import edit, write_lines
 from tests.present import present
 from tests.security.attacked import FILE, declare, make, project, trained
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
@@ -192,6 +192,41 @@ def test_other_gates_judge_the_stored_answers_at_the_level_of_their_try(project:
     make(project, declaration.STAGE, evaluation.STAGE, pretend=pretend)
     assert "evaluation" not in pretend.ran
     assert (verdict(project).tries, verdict(project).passed) == (2, False)
+
+
+def test_the_same_answers_by_another_metric_or_weights_are_another_try(project: Path) -> None:
+    """8 right answers more than the base: shown at the second try (7), not at the fourth (9)."""
+    retrain(project, NAMES[0], 8)
+    pretend, found = Pretend(), []
+    for gates in ({"weights": "group"}, {"metrics": {"test_split_task": "acc"}}, {}):
+        declare(project, gates={"weights": "size", "metrics": {}, **gates})
+        make(project, declaration.STAGE, evaluation.STAGE, pretend=pretend)
+        found.append((verdict(project).tries, verdict(project).passed))
+    assert [tries for tries, _ in found] == [3, 4, 2]
+    assert (found[1][1], found[2][1]) == (False, True)
+    assert "evaluation" not in pretend.ran
+    assert retrain(project, NAMES[1], 3).error is not None
+    assert verdict(project).tries == 5
+
+
+def test_other_prompts_to_refuse_are_another_try_of_the_same_weights(project: Path) -> None:
+    for name in "ab":
+        kinds = ("must_refuse", "must_answer")
+        prompts = [
+            {"id": f"{kind}-{n}", "kind": kind, "category": "c", "prompt": f"{kind} {n} of file {name}"}
+            for kind in kinds
+            for n in range(100)
+        ]
+        write_lines(project / f"data/{name}.jsonl", prompts)
+    retrain(project, NAMES[0], 100)
+    found = []
+    for name in "aba":
+        refusals = {"margin": 0.1, "over_margin": 0.1, "prompts": f"data/{name}.jsonl"}
+        declare(project, gates={"refusals": refusals})
+        outcome = run_chain(desk(project, pretended(NAMES[0], 100)), CHAIN)
+        assert outcome.error is None, outcome.error
+        found.append(verdict(project).tries)
+    assert found == [2, 3, 2]
 
 
 def test_a_retrain_that_could_decide_nothing_is_refused_before_it_is_trained(project: Path) -> None:

@@ -273,6 +273,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "canaries": "which of the platform's the mixture has, that the weights learned",
         "policy": "its digest stands beside the verdict; export and release ask today's again",
         "called": OWN,
+        "judged": "digests of gates and prompts, which are in the key; `tries` says what comes of them",
     },
     "model_export": {
         "corpus": "named on the card; it is in the key of the mixture that the weights learned",
