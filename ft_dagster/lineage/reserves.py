@@ -3,7 +3,7 @@
 
 A set is fresh if no row of it can have been asked before, however the rows were dealt then: the records of
 tries name each asking, and the stored evaluations say whether rows of the test split were among the
-questions. Rows that were added since are not told apart from those that were there.
+questions, and which. Rows that were added since are not told apart from those that were there.
 """
 
 from __future__ import annotations
@@ -77,6 +77,22 @@ def reserve_of(
     return Reserve(sets, dealt.part, not any(one.dealt.meets(dealt) for one in before), left)
 
 
+def splits_asked(store: Store, prefix: str, weights: str, ordinal: int) -> set[tuple[str, Dealt]]:
+    """Return which sets of which test splits, by the sha256 of the file with the rows, stored evaluations
+    asked before this try; none of its own set in its own count. Raises UserError for a record that cannot be
+    read.
+    """
+    found = {(each.weights, each.ordinal): each for each in every_try(store, prefix)}
+    this, asked = found[weights, ordinal], set[tuple[str, Dealt]]()
+    for (of, number), made in _evaluations(store, prefix):
+        one = found.get((of, number))
+        if one is None or one.order >= this.order or (one.after, one.reserve) == (this.after, this.reserve):
+            continue
+        files = (made.inputs[name] for name in ROWS if name in made.inputs)
+        asked |= {(file, one.reserve or WHOLE) for file in files}
+    return asked
+
+
 def _of_count(after: int, asked: Sequence[_Asked], sets: int) -> Dealt | None:
     """Return the set of the tries since the last release; None where none was asked yet. Weights of an
     earlier count that are put to their set again choose none for the others.
@@ -113,9 +129,13 @@ def _of_other_tasks(store: Store, prefix: str) -> set[tuple[str, int]]:
     other tasks were declared. What was recorded and has no evaluation asked all, as far as anybody knows.
     """
     without, rows = set[tuple[str, int]](), set[tuple[str, int]]()
+    for one, made in _evaluations(store, prefix):
+        (rows if any(name in made.inputs for name in ROWS) else without).add(one)
+    return without - rows
+
+
+def _evaluations(store: Store, prefix: str) -> Iterator[tuple[tuple[str, int], Artifact]]:
+    """Yield the stored evaluations, each with its weights and which try it was."""
     for each in committed_in(store, prefix, EVALUATION.name):
         if isinstance(each, Artifact) and "tries" in each.spec:
-            asked = any(name in each.inputs for name in ROWS)
-            one = each.inputs.get(FINE_TUNED_MODEL.name, ""), int(each.spec["tries"])
-            (rows if asked else without).add(one)
-    return without - rows
+            yield (each.inputs.get(FINE_TUNED_MODEL.name, ""), int(each.spec["tries"])), each

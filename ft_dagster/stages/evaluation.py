@@ -43,6 +43,7 @@ from ft_dagster.gate.refusals.refusals import (
 from ft_dagster.gate.samples import RESERVED, read_samples
 from ft_dagster.gate.sequential_looks import Order
 from ft_dagster.gate.verdict_words import verdict_sentence
+from ft_dagster.lineage.reserves import Reserve
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.looks_left import RESERVE, asked_of_reserve
 from ft_dagster.report.sentences.ancestors import FIGURE as ANCESTORS
@@ -238,10 +239,7 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
     derived from those answers. Their bytes stay, with the verdict of that day among them; today's is in the
     figures, and in the evidence.
     """
-    reserve = None
-    if inputs.tries is not None:
-        asked, sets = questions_digest(inputs.task, inputs.general), inputs.task.spec.evaluation.reserve
-        reserve = context.record_try(inputs.fine_tuned_model, asked, inputs.tries, inputs.judged, sets)
+    reserve = _recorded(inputs, context)
     pairs = _refusals(inputs, context)
     known = _answered_before(inputs, context, attempt, pairs)
     if known is not None:
@@ -269,6 +267,18 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
         **kept,
         **_trained_on(inputs),
     }
+
+
+def _recorded(inputs: EvaluationInputs, context: BuildContext) -> Reserve | None:
+    """Record the try; returns the set of the test split that is asked, where that is dealt into sets."""
+    task, weights, number = inputs.task, inputs.fine_tuned_model, inputs.tries
+    if number is None:
+        return None
+    asked, sets = questions_digest(task, inputs.general), task.spec.evaluation.reserve
+    reserve, rows = context.record_try(weights, asked, number, inputs.judged, sets), task.test or task.others
+    if reserve is None or rows is None or not reserve.fresh:
+        return reserve
+    return reserve._replace(fresh=not context.past.asked_before(weights, number, rows.path, reserve.dealt))
 
 
 def _refusals(inputs: EvaluationInputs, context: BuildContext) -> Sequence[BeforeAfter] | None:
@@ -479,7 +489,7 @@ STAGE = Stage(
     fields=(*questions.FIELDS, *JUDGED),
     inputs=inputs,
     build=build,
-    asks=("tries", "part_of_reserve", "made_before"),
+    asks=("tries", "part_of_reserve", "asked_before", "made_before"),
     checks={
         "gate": "The task got better, and a fall of general ability beyond the margins is ruled out",
         "weights_act": "The training changed the base's logits",

@@ -7,6 +7,7 @@ bytes of an artifact stands among the stage's inputs, and so in its key.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
+from ft_dagster.data.rows.dataset_io import first_turns
 from ft_dagster.data.rows.planted import FIGURE as PLANTED
 from ft_dagster.errors import UserError
 from ft_dagster.gate.memorization.membership_rules import NAME as MEMBERSHIP
@@ -22,14 +24,15 @@ from ft_dagster.gate.memorization.platform_canaries import NAME as PLATFORM
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export
 from ft_dagster.lineage.release import production
-from ft_dagster.lineage.reserves import reserve_of
-from ft_dagster.lineage.tries import try_of
+from ft_dagster.lineage.reserves import reserve_of, splits_asked
+from ft_dagster.lineage.tries import Dealt, try_of
 from ft_dagster.models.derived import ParentRelease, released_parent
 from ft_dagster.planning.cost.learned import Finished, finished_training
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import (
+    ANCESTOR_OVERLAP,
     BASE_MODEL,
     EVALUATION,
     EVALUATION_TEXTS,
@@ -45,6 +48,7 @@ from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace.ancestors import Ancestor, ancestors_of, file_left
 from ft_dagster.workspace.stage_version import is_of_now
 
+TEST_ROWS = "payload/test.parquet"  # of a data set, and of what is left of one beside its ancestors
 VARIANTS_ASKED = 8  # variants that are asked how long a question takes: a fleet has thousands
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -130,6 +134,32 @@ class Past:
         newest = read_head(self._store, self.key.prefix, FINE_TUNED_MODEL.name)
         weights = None if newest is None else newest.digest
         return reserve_of(self._store, self.key.prefix, weights, sets, asked_in).part
+
+    @_question
+    def asked_before(self, weights: Artifact, ordinal: int, rows: Path, dealt: Dealt) -> bool:
+        """Say whether a first turn of this set of the test split, whose file is `rows`, was asked before this
+        try of the weights, whatever the rows were dealt by then: a group that is declared later deals them
+        otherwise. Splits that were asked and are no longer stored are not looked into. Raises UserError for a
+        record that cannot be read.
+        """
+        store, prefix = self._store, self.key.prefix
+        asked = splits_asked(store, prefix, weights.digest, ordinal)
+        turns = first_turns(rows, dealt.sets, dealt.part) if asked else set[str]()
+        stages = (TASK_DATASET.name, ANCESTOR_OVERLAP.name) if asked else ()
+        stored = (each for stage in stages for each in committed_in(store, prefix, stage))
+        splits = {
+            each.files[TEST_ROWS].sha256: each
+            for each in stored
+            if isinstance(each, Artifact) and TEST_ROWS in each.files
+        }
+        with tempfile.TemporaryDirectory() as scratch:
+            for sha256, then in asked:
+                file = (
+                    file_left(store, splits[sha256], TEST_ROWS, Path(scratch)) if sha256 in splits else None
+                )
+                if file is not None and not turns.isdisjoint(first_turns(file, then.sets, then.part)):
+                    return True
+        return False
 
     @_question
     def production(self, release: Released | None = None) -> InProduction:

@@ -35,7 +35,7 @@ from ft_dagster.versions.check import check_variant
 from ft_dagster.versions.now import up_to_date
 from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Trial, Workspace
-from tests.e2e.project import edit, write_lines
+from tests.e2e.project import edit, rows, write_lines
 from tests.present import present
 from tests.security.attacked import FILE, declare, make, project, trained
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
@@ -281,6 +281,27 @@ def test_all_tries_of_a_count_are_put_to_one_set(project: Path) -> None:
     for name in NAMES[:2]:
         retrain(project, name, 3)
         assert judged(project).spec["task.part"] == 1
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_set_with_rows_that_were_asked_in_another_dealing_is_not_fresh(
+    project: Path, *, grouped: bool
+) -> None:
+    """A group that is declared later deals the rows otherwise; the sets keep their numbers."""
+    shutil.rmtree(desk(project, Pretend()).store.path("tenants"))
+    declare(project, evaluation={"reserve": 2}, gates={"reference": None})
+    edit(project / FILE, lambda content: content["data"]["splits"].update(test=0.4))
+    more = [{"instruction": f"Where is number {n}?", "input": "", "output": f"{n}."} for n in range(9)]
+    for name in NAMES[:2]:
+        outcome = retrain(project, name, 100, **dict.fromkeys(NAMES[:2], 100))
+        assert outcome.error is None, outcome.error
+        made = judged(project)
+        if name == NAMES[0]:
+            assert made.figures["reserve"] == {"sets": 2, "set": 1, "fresh": True, "left": 1}
+            release(desk(project, Pretend()))
+            told = [{**row, "group": f"document {n // 2}"} for n, row in enumerate(rows())]
+            write_lines(project / "data/rows.jsonl", told if grouped else [*rows(), *more])
+    assert made.figures["reserve"] == {"sets": 2, "set": 2, "fresh": not grouped, "left": 0}
 
 
 def test_a_reserve_whose_sets_decide_nothing_is_refused_by_check_and_by_the_plan(project: Path) -> None:

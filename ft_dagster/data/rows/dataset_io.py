@@ -65,6 +65,12 @@ def smallest_set(file: Path, sets: int) -> int:
     return min(counts[number] for number in range(1, sets + 1))
 
 
+def first_turns(file: Path, sets: int, part: int) -> set[str]:
+    """Return the first turns, in normal form, of the rows of one of the sets that a split is dealt into."""
+    rows = ((row.first_turn, row.group) for row in read_split(file))
+    return {turn for turn, group in rows if set_of(turn, group, sets) == part}
+
+
 def paths_of(spec: VariantSpec) -> dict[str, str]:
     """Return the declared path of each source, by its place in the declaration: the `source` of its rows."""
     paths = [source.path for source in spec.data.sources]
