@@ -16,10 +16,9 @@ from lm_eval.api.task import ConfigurableTask
 
 from ft_dagster.data.mixture.mixture_io import trained_rows_of
 from ft_dagster.data.rows.content import question_ids
-from ft_dagster.data.rows.dataset_io import read_split
+from ft_dagster.data.rows.dataset_io import dealt_turns, read_split
 from ft_dagster.data.rows.near_across import near_across
 from ft_dagster.data.rows.rows import Row, in_exchange
-from ft_dagster.data.rows.splits import set_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.request import Membership, ReserveSet
 from ft_dagster.evaluation.tasks.own_split import loss_tasks
@@ -57,8 +56,8 @@ def _set_of(file: Path, part: ReserveSet | None) -> set[int] | None:
     """Return the numbers of the rows of one set of the test split; None: of all."""
     if part is None:
         return None
-    rows = enumerate(read_split(file))
-    return {n for n, row in rows if set_of(row.first_turn, row.group, part.sets) == part.number}
+    dealt = dealt_turns(file, part.sets, joined=part.joined)
+    return {n for n, (_, number) in enumerate(dealt) if number == part.number}
 
 
 def _drawn(

@@ -64,10 +64,11 @@ class Examples(_EvaluationPart):
 
 
 class ReserveSet(_EvaluationPart):
-    """Names one of the `sets` that the test split is dealt into; see `splits.set_of`."""
+    """Names one of the `sets` that the test split is dealt into; see `splits.sets_of`."""
 
     sets: int = Field(ge=2)
     number: int = Field(ge=1)
+    joined: bool = False
 
 
 class SplitTask(_EvaluationPart):

@@ -23,17 +23,19 @@ WHOLE = Dealt()
 
 class Reserve(NamedTuple):
     """Names a set of a test split that is dealt into `sets`. `part`: its number, from 1; `fresh`: whether
-    none of its rows was asked before its first use; `left`: how many of the other sets are fresh.
+    none of its rows was asked before its first use; `left`: how many of the other sets are fresh; `joined`:
+    see `joined_sets`.
     """
 
     sets: int
     part: int
     fresh: bool
     left: int
+    joined: bool = False
 
     @property
     def dealt(self) -> Dealt:
-        return Dealt(self.sets, self.part)
+        return Dealt(self.sets, self.part, self.joined)
 
     @property
     def words(self) -> dict[str, int | bool]:
@@ -54,7 +56,7 @@ def reserve_of(
     prefix: str,
     weights: str | None,
     sets: int,
-    asked_in: Callable[[int], str] | None = None,
+    asked_in: Callable[[Dealt], str] | None = None,
     *,
     judged: Mapping[str, str] = NOTHING,
 ) -> Reserve:
@@ -63,18 +65,26 @@ def reserve_of(
     `asked_in`: the digest of today's questions by the set that is asked; weights keep the set in which they
     were asked these. `judged`: see `tries.try_of`. Raises UserError for a record that cannot be read.
     """
-    now, asked = count(store, prefix), list(_asked(store, prefix))
-    dealt, place = _of_count(now.after, asked, sets) or _next(asked, sets), (now.after, now.next)
+    now, asked, joined = count(store, prefix), list(_asked(store, prefix)), joined_sets(store, prefix)
+    parts = [Dealt(sets, part, joined) for part in range(1, sets + 1)]
+    dealt, place = _of_count(now.after, asked, sets) or _next(asked, parts), (now.after, now.next)
     mine = [] if weights is None or asked_in is None else tries(store, prefix, weights)
     for each in mine:
         kept = each.reserve
-        if kept is not None and kept.sets == sets and asked_in and asked_in(kept.part) == each.questions:
+        if kept is not None and kept.sets == sets and asked_in and asked_in(kept) == each.questions:
             look = look_of(mine, each.questions, judged)
             dealt, place = kept, next((one.order for one in mine if one.questions == look), place)
     before = [one for one in asked if one.place < place and (one.place[0] != place[0] or one.dealt != dealt)]
-    others = (Dealt(sets, part) for part in range(1, sets + 1) if part != dealt.part)
+    others = (part for part in parts if part != dealt)
     left = sum(not any(one.dealt.meets(other) for one in asked) for other in others)
-    return Reserve(sets, dealt.part, not any(one.dealt.meets(dealt) for one in before), left)
+    return Reserve(sets, dealt.part, not any(one.dealt.meets(dealt) for one in before), left, joined)
+
+
+def joined_sets(store: Store, prefix: str) -> bool:
+    """Say whether the rows of one first turn are dealt into one set: not in a variant that was asked a set by
+    an older version, whose sets stay what they were. Raises UserError for a record that cannot be read.
+    """
+    return all(each.reserve.joined for each in every_try(store, prefix) if each.reserve is not None)
 
 
 def splits_asked(store: Store, prefix: str, weights: str, ordinal: int) -> set[tuple[str, Dealt]]:
@@ -106,9 +116,8 @@ def _of_count(after: int, asked: Sequence[_Asked], sets: int) -> Dealt | None:
     return found[-1] if found else None
 
 
-def _next(asked: Sequence[_Asked], sets: int) -> Dealt:
+def _next(asked: Sequence[_Asked], parts: Sequence[Dealt]) -> Dealt:
     """Return a set that was never asked, else that which was not asked for longest; the first of several."""
-    parts = [Dealt(sets, part) for part in range(1, sets + 1)]
     never = (-2, 0)
     return min(parts, key=lambda part: max((o.place for o in asked if o.dealt.meets(part)), default=never))
 

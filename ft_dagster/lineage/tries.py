@@ -41,14 +41,17 @@ RESTORE = "Restore the folder from a backup"
 
 
 class Dealt(NamedTuple):
-    """Names a set of the test split that was dealt into `sets`, by its number from 1; by default all rows."""
+    """Names a set of the test split that was dealt into `sets`, by its number from 1; by default all rows.
+    `joined`: see `splits.sets_of`.
+    """
 
     sets: int = 1
     part: int = 1
+    joined: bool = False
 
     def meets(self, other: Dealt) -> bool:
-        """Say whether a row can be in both: `splits.set_of` deals by a number of the row's, modulo `sets`."""
-        return (self.part - other.part) % gcd(self.sets, other.sets) == 0
+        """Say whether a row can be in both: it is dealt by a number of its own, modulo `sets`."""
+        return self.joined != other.joined or (self.part - other.part) % gcd(self.sets, other.sets) == 0
 
 
 class Try(NamedTuple):
@@ -271,7 +274,11 @@ def ordinals_of(made: Iterable[Artifact]) -> dict[str, set[int]]:
 
 
 def _dealt(reserve: Dealt | None) -> dict[str, object]:
-    return {} if reserve is None else {"reserve": reserve._asdict()}
+    """Return it as a record has it."""
+    if reserve is None:
+        return {}
+    joined = {"joined": True} if reserve.joined else {}
+    return {"reserve": {"sets": reserve.sets, "part": reserve.part, **joined}}
 
 
 def _reserve_in(record: Mapping[str, Any]) -> Dealt | None:
@@ -279,7 +286,8 @@ def _reserve_in(record: Mapping[str, Any]) -> Dealt | None:
     if dealt is None:
         return None
     sets = int(dealt["sets"])
-    return Dealt(sets, int(dealt["part"] if "part" in dealt else dealt["turn"] % sets + 1))
+    part = int(dealt["part"] if "part" in dealt else dealt["turn"] % sets + 1)
+    return Dealt(sets, part, bool(dealt.get("joined")))
 
 
 def _this(store: Store, prefix: str, now: Count, weights: str, questions: str) -> Try:

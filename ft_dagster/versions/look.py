@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.lineage.frozen import content_of
 from ft_dagster.lineage.stale import StaleCause
+from ft_dagster.lineage.tries import Dealt
 from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import Breach, CostLimit, Policy
@@ -77,7 +78,7 @@ class _SeenPast(Past):
     def tries(self, weights: Artifact, questions: str, judged: Mapping[str, str]) -> int:
         raise Unopened
 
-    def part_of_reserve(self, sets: int, asked_in: Callable[[int], str]) -> int:
+    def part_of_reserve(self, sets: int, asked_in: Callable[[Dealt], str]) -> Dealt:
         raise Unopened
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
-from ft_dagster.data.rows.dataset_io import first_turns
+from ft_dagster.data.rows.dataset_io import dealt_turns
 from ft_dagster.data.rows.planted import FIGURE as PLANTED
 from ft_dagster.errors import UserError
 from ft_dagster.gate.memorization.membership_rules import NAME as MEMBERSHIP
@@ -127,13 +127,13 @@ class Past:
         return try_of(self._store, self.key.prefix, weights.digest, questions, judged)
 
     @_question
-    def part_of_reserve(self, sets: int, asked_in: Callable[[int], str]) -> int:
-        """Return the set of the test split, from 1 of so many, that judges the variant's newest weights.
+    def part_of_reserve(self, sets: int, asked_in: Callable[[Dealt], str]) -> Dealt:
+        """Return the set of the test split, one of so many, that judges the variant's newest weights.
         `asked_in`: see `reserves.reserve_of`. Raises UserError for a record that cannot be read.
         """
         newest = read_head(self._store, self.key.prefix, FINE_TUNED_MODEL.name)
         weights = None if newest is None else newest.digest
-        return reserve_of(self._store, self.key.prefix, weights, sets, asked_in).part
+        return reserve_of(self._store, self.key.prefix, weights, sets, asked_in).dealt
 
     @_question
     def asked_before(self, weights: Artifact, ordinal: int, rows: Path, dealt: Dealt) -> bool:
@@ -144,7 +144,7 @@ class Past:
         """
         store, prefix = self._store, self.key.prefix
         asked = splits_asked(store, prefix, weights.digest, ordinal)
-        turns = first_turns(rows, dealt.sets, dealt.part) if asked else set[str]()
+        turns = _turns(rows, dealt) if asked else set[str]()
         stages = (TASK_DATASET.name, ANCESTOR_OVERLAP.name) if asked else ()
         stored = (each for stage in stages for each in committed_in(store, prefix, stage))
         splits = {
@@ -157,7 +157,7 @@ class Past:
                 file = (
                     file_left(store, splits[sha256], TEST_ROWS, Path(scratch)) if sha256 in splits else None
                 )
-                if file is not None and not turns.isdisjoint(first_turns(file, then.sets, then.part)):
+                if file is not None and not turns.isdisjoint(_turns(file, then)):
                     return True
         return False
 
@@ -295,6 +295,12 @@ class Past:
         model = read_head(self._store, key.prefix, FINE_TUNED_MODEL.name)
         predicted = None if model is None else TrainingFigures.of(model).predicted
         return predicted is not None and predicted["hardware"] == hardware
+
+
+def _turns(rows: Path, dealt: Dealt) -> set[str]:
+    """Return the first turns of the rows of a set, in normal form."""
+    turns = dealt_turns(rows, dealt.sets, joined=dealt.joined)
+    return {turn for turn, part in turns if part == dealt.part}
 
 
 def answers_with_examples(store: Store, prefix: str, base: Artifact, dataset: Artifact) -> list[Artifact]:

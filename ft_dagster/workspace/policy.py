@@ -19,6 +19,7 @@ from ft_dagster.evaluation.tasks.tasks import is_file_entry, names_of
 from ft_dagster.gate.power import FIRST, SUCCESSORS, HopelessGate, SinceReference, hopeless_gates
 from ft_dagster.lineage.graph import StoredGraph, input_of
 from ft_dagster.lineage.release import history
+from ft_dagster.lineage.reserves import joined_sets
 from ft_dagster.lineage.served import served_in
 from ft_dagster.lineage.tries import count
 from ft_dagster.models.derived import named_source, released_parent
@@ -181,7 +182,7 @@ def counted_questions(
         known["task"] = DatasetFigures.of(rows).test_rows - left_out.own
     if asked.reserve is not None:
         tests = left_out.tests or workspace.payload(rows) / "test.parquet"
-        known["task"] = smallest_set(tests, asked.sets)
+        known["task"] = smallest_set(tests, asked.sets, joined=joined_sets(workspace.store, workspace.prefix))
     return known, _questions_there(workspace, rows, (*asked.task, *asked.general), left_out.tasks)
 
 

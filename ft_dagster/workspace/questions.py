@@ -36,6 +36,7 @@ from ft_dagster.evaluation.tasks.tasks import is_file_entry, resolve_tasks
 from ft_dagster.gate.answer_scores import find_database
 from ft_dagster.gate.judged_by import BASE, Opponent
 from ft_dagster.gate.samples import SAMPLES
+from ft_dagster.lineage.tries import Dealt
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -52,7 +53,16 @@ from ft_dagster.store import Artifact, Attempt
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import Derived, Digest, File, declared_as, derived, key_parts, recorded
+from ft_dagster.workspace.keyed_inputs import (
+    UNKNOWN,
+    Derived,
+    Digest,
+    File,
+    declared_as,
+    derived,
+    key_parts,
+    recorded,
+)
 from ft_dagster.workspace.rendered_prompts import OTHER_ROWS, RENDERING, lead_of_answers
 from ft_dagster.workspace.workspace import Workspace
 
@@ -90,11 +100,11 @@ class OwnTask:
     nothing. `rendering`: of prompts with completions, as they were trained. `choosing`: models are chosen by
     the answers, and judged by others: `test` then has the rows of the validation split, and of tasks other
     questions are asked; None where they judge. `part`: which set of the test split's rows is asked
-    (`evaluation.reserve`); None: all. `members`, `others`: the training rows and the held-out ones that are
-    to be told apart, None where that is not asked; `mixed`: what says which training rows the mixture has,
-    `mixed_rows`: the digest of their numbers. `planted`: the platform's canaries, where its corpus has any.
-    `left_out`: questions of the declared tasks that are not asked, since an ancestor was trained on them;
-    None where there are none.
+    (`evaluation.reserve`); None: all. `joined`: see `splits.sets_of`. `members`, `others`: the training rows
+    and the held-out ones that are to be told apart, None where that is not asked; `mixed`: what says which
+    training rows the mixture has, `mixed_rows`: the digest of their numbers. `planted`: the platform's
+    canaries, where its corpus has any. `left_out`: questions of the declared tasks that are not asked, since
+    an ancestor was trained on them; None where there are none.
     """
 
     spec: VariantSpec
@@ -112,6 +122,7 @@ class OwnTask:
     mixed_rows: Derived[Digest | None] = None
     planted: Derived[File | None] = None
     left_out: Derived[File | None] = None
+    joined: Derived[bool | None] = None
 
 
 @dataclass(frozen=True)
@@ -163,15 +174,15 @@ def own_task_of(view: View, base: Artifact, rendering: str | None, overlap: Arti
     )
     if asked.reserve is None or view.choosing:
         return task
-    return replace(task, part=view.by_bytes(lambda: _part_of_reserve(view, task, overlap)))
-
-
-def _part_of_reserve(view: View, task: OwnTask, overlap: Artifact | None) -> int:
-    """Return the set of the test split's rows that is asked."""
     others = general(view, overlap)
-    return view.past.part_of_reserve(
-        task.spec.evaluation.sets, lambda part: questions_digest(replace(task, part=part), others)
+
+    def of(dealt: Dealt) -> OwnTask:
+        return replace(task, part=dealt.part, joined=dealt.joined or None)
+
+    dealt = view.by_bytes(
+        lambda: view.past.part_of_reserve(asked.sets, lambda dealt: questions_digest(of(dealt), others))
     )
+    return of(dealt) if isinstance(dealt, Dealt) else replace(task, part=UNKNOWN, joined=UNKNOWN)
 
 
 def _tests(view: View, dataset: Artifact, overlap: Artifact | None) -> File | None:
@@ -418,7 +429,11 @@ def _of_task(task: OwnTask) -> dict[str, Any]:
 
 
 def _reserve_set(task: OwnTask) -> ReserveSet | None:
-    return None if task.part is None else ReserveSet(sets=task.spec.evaluation.sets, number=task.part)
+    return (
+        None
+        if task.part is None
+        else ReserveSet(sets=task.spec.evaluation.sets, number=task.part, joined=bool(task.joined))
+    )
 
 
 def _of_general(general: General) -> dict[str, object]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.data.rows.splits import set_of
+from ft_dagster.data.rows.splits import sets_of
 from ft_dagster.lineage.reserves import Reserve, reserve_of
-from ft_dagster.lineage.tries import Dealt, record_try, try_of
+from ft_dagster.lineage.tries import Dealt, record_try, tries, try_of
 from ft_dagster.store import Attempt, Store
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.lineage.releases import PREFIX, judged, put, weights
@@ -57,9 +57,9 @@ class History:
         """The questions of a declaration."""
         return f"set {part} of {sets}, {rows}"
 
-    def asked_in(self, sets: int, *, rows: bool = True) -> Callable[[int], str]:
+    def asked_in(self, sets: int, *, rows: bool = True) -> Callable[[Dealt], str]:
         """These, by the set."""
-        return lambda part: self.questions(sets, part, rows=rows)
+        return lambda dealt: self.questions(sets, dealt.part, rows=rows)
 
     def released(self, name: str) -> None:
         put(self.store, judged(self.store, name))
@@ -79,7 +79,8 @@ def history(store: Store) -> History:
 def test_sets_of_two_dealings_meet_where_a_row_can_be_in_both() -> None:
     turns = [f"where is thing number {number}?" for number in range(400)]
     for few, many in ((1, 3), (2, 4), (3, 4), (4, 6)):
-        both = {(set_of(turn, None, few), set_of(turn, None, many)) for turn in turns}
+        alone = [(turn, None) for turn in turns]
+        both = {*zip(*(sets_of(alone, sets, joined=True) for sets in (few, many)), strict=True)}
         for one, other in product(range(1, few + 1), range(1, many + 1)):
             assert Dealt(few, one).meets(Dealt(many, other)) is ((one, other) in both)
 
@@ -142,7 +143,10 @@ def test_earlier_weights_that_are_asked_again_choose_no_set_for_new_ones(history
     history.asked("one", 2)
     history.released("one")
     record = {"weights": weights("one"), "questions": "others", "at": "2026-01-01T00:00:00+00:00"}
-    again = {**record, "reserve": {"sets": 2, "part": 1}}  # as older versions had it
+    again = {
+        **record,
+        "reserve": {"sets": 2, "part": 1, "joined": True},
+    }  # the same, judged by another metric
     history.store.write_json(f"{PREFIX}/tries/lineage/000001/000001.json", again)
     assert history.next(2) == (2, True, 0)
 
@@ -168,3 +172,20 @@ def test_records_that_say_how_many_sets_were_in_use_before_are_read(store: Store
     record = {"weights": weights("old"), "questions": "a", "at": "2026-01-01T00:00:00+00:00"}
     store.write_json(f"{folder}/000001.json", {**record, "reserve": {"sets": 2, "turn": 3}})
     assert reserve_of(store, PREFIX, None, 2) == Reserve(2, 2, True, 1)
+
+
+def test_a_variant_that_was_asked_a_set_by_an_older_version_keeps_its_dealing(history: History) -> None:
+    folder = f"{PREFIX}/tries/lineage/000000"
+    record = {"weights": weights("old"), "questions": "a", "at": "2026-01-01T00:00:00+00:00"}
+    assert reserve_of(history.store, PREFIX, None, 2).joined
+    history.store.write_json(f"{folder}/000001.json", {**record, "reserve": {"sets": 2, "part": 1}})
+    assert not reserve_of(history.store, PREFIX, None, 2).joined
+    history.asked("new", 2)
+    assert not reserve_of(history.store, PREFIX, None, 3).joined
+
+
+def test_new_sets_are_recorded_with_their_dealing(history: History) -> None:
+    history.asked("one", None)
+    history.asked("two", 2)
+    assert [each.reserve for each in tries(history.store, PREFIX, weights("two"))] == [Dealt(2, 1, True)]
+    assert reserve_of(history.store, PREFIX, None, 2).joined

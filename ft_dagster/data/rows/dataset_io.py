@@ -14,7 +14,7 @@ from typing import Any
 
 from ft_dagster.data.files.parquet import dicts_of
 from ft_dagster.data.rows.rows import TOOLS, Message, Row
-from ft_dagster.data.rows.splits import set_of
+from ft_dagster.data.rows.splits import sets_of
 from ft_dagster.data.sources.turns import as_json
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.strict_json import JsonObject
@@ -59,16 +59,16 @@ def read_split(file: Path, paths: Mapping[str, str] | None = None) -> Iterator[R
         yield as_row(record, paths)
 
 
-def smallest_set(file: Path, sets: int) -> int:
-    """Count the rows of the smallest of the sets that a split is dealt into; see `set_of`."""
-    counts = Counter(set_of(row.first_turn, row.group, sets) for row in read_split(file))
+def dealt_turns(file: Path, sets: int, *, joined: bool) -> list[tuple[str, int]]:
+    """Return the first turn of each row of a split, in normal form, and its set; see `sets_of`."""
+    rows = [(row.first_turn, row.group) for row in read_split(file)]
+    return [(turn, part) for (turn, _), part in zip(rows, sets_of(rows, sets, joined=joined), strict=True)]
+
+
+def smallest_set(file: Path, sets: int, *, joined: bool) -> int:
+    """Count the rows of the smallest of the sets that a split is dealt into; see `sets_of`."""
+    counts = Counter(part for _, part in dealt_turns(file, sets, joined=joined))
     return min(counts[number] for number in range(1, sets + 1))
-
-
-def first_turns(file: Path, sets: int, part: int) -> set[str]:
-    """Return the first turns, in normal form, of the rows of one of the sets that a split is dealt into."""
-    rows = ((row.first_turn, row.group) for row in read_split(file))
-    return {turn for turn, group in rows if set_of(turn, group, sets) == part}
 
 
 def paths_of(spec: VariantSpec) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 from ft_dagster.data.rows.content import normal_text
 from ft_dagster.errors import UserError
@@ -36,12 +37,18 @@ def group_key(turn: str, group: str | None) -> bytes:
     return _key("turn", turn) if group is None else _key("group", group)
 
 
-def set_of(turn: str, group: str | None, sets: int) -> int:
-    """Return into which of so many sets, from 1, a row of the test split is dealt: by its group, else by its
-    first turn in normal form. No other row moves it.
+def sets_of(rows: Sequence[tuple[str, str | None]], sets: int, *, joined: bool) -> list[int]:
+    """Return into which of so many sets, from 1, each row of a test split is dealt, given its first turn in
+    normal form and its group: by the group, else by the turn. `joined`: all rows of one turn are in one set,
+    with their groups, as they are in one split; else no row moves another.
     """
-    digest = hashlib.sha256(b"ft_dagster reserve\0" + group_key(turn, group)).digest()
-    return int.from_bytes(digest[:8], "big") % sets + 1
+    groups = SplitGroups()
+    for turn, group in rows if joined else ():
+        if group is not None:
+            groups.join(turn, group)
+    names = (groups.name(group_key(turn, group)) for turn, group in rows)
+    digests = (hashlib.sha256(b"ft_dagster reserve\0" + name).digest() for name in names)
+    return [int.from_bytes(digest[:8], "big") % sets + 1 for digest in digests]
 
 
 class SplitGroups:
@@ -72,9 +79,13 @@ class SplitGroups:
         """Return where in [0, 1) a row of this `group_key` falls, after all with a group were joined;
         `fallback`, by its first turn alone, where none was.
         """
-        if key not in self._above:
-            return fallback
-        return _position(b"group\0" + self._smallest[self._root(key)])
+        return _position(b"group\0" + self.name(key)) if key in self._above else fallback
+
+    def name(self, key: bytes) -> bytes:
+        """Return the smallest group of those that rows of this `group_key` were joined with; itself, where
+        none was.
+        """
+        return self._smallest[self._root(key)] if key in self._above else key
 
     def _root(self, key: bytes) -> bytes:
         at = self._above.setdefault(key, key)

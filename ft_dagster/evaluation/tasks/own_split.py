@@ -23,7 +23,7 @@ from ft_dagster.data.rendering.render import added_after, render, render_turn
 from ft_dagster.data.rows.content import question_ids
 from ft_dagster.data.rows.dataset_io import as_row
 from ft_dagster.data.rows.rows import Row, in_exchange
-from ft_dagster.data.rows.splits import set_of
+from ft_dagster.data.rows.splits import sets_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.request import SplitTask
 from ft_dagster.evaluation.tasks.calls import call_scorer
@@ -129,12 +129,11 @@ def rows_asked(own: SplitTask) -> list[Row]:
         raise UserError(
             "no such file", file=file, field="test_split_task.test", fix="Materialize task_dataset again"
         )
-    rows, part = (as_row(record) for record in pq.read_table(file).to_pylist()), own.reserve
-    return [
-        in_exchange(row, own.exchange)
-        for row in rows
-        if part is None or set_of(row.first_turn, row.group, part.sets) == part.number
-    ]
+    rows, part = [as_row(record) for record in pq.read_table(file).to_pylist()], own.reserve
+    if part is not None:
+        dealt = sets_of([(row.first_turn, row.group) for row in rows], part.sets, joined=part.joined)
+        rows = [row for row, number in zip(rows, dealt, strict=True) if number == part.number]
+    return [in_exchange(row, own.exchange) for row in rows]
 
 
 def room_for_prompts(max_length: int, max_new_tokens: int) -> int:

@@ -369,3 +369,23 @@ def test_the_sets_of_a_reserve_share_no_row_and_leave_none_out(tmp_path: Path) -
     ]
     assert all(parts)
     assert sorted(one for part in parts for one in part) == sorted(whole)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_the_sets_of_a_reserve_share_no_first_turn_where_they_are_joined(
+    tmp_path: Path, *, joined: bool
+) -> None:
+    rows = [{**row(number // 2, "messages"), "group": f"customer {number}"} for number in range(80)]
+    test = _file(write_rows(tmp_path / "test.parquet", rows))
+    one, other = (
+        {
+            each.first_turn
+            for each in own_split.rows_asked(
+                SplitTask(test=test, reserve=ReserveSet(sets=2, number=n, joined=joined))
+            )
+        }
+        for n in (1, 2)
+    )
+    assert one
+    assert other
+    assert one.isdisjoint(other) is joined
