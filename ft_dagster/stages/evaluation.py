@@ -239,8 +239,7 @@ def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> 
     derived from those answers. Their bytes stay, with the verdict of that day among them; today's is in the
     figures, and in the evidence.
     """
-    reserve = _recorded(inputs, context)
-    pairs = _refusals(inputs, context)
+    reserve, pairs = _recorded(inputs, context), _refusals(inputs, context)
     known = _answered_before(inputs, context, attempt, pairs)
     if known is not None:
         context.say("these weights answered these questions before: their answers are judged again")
