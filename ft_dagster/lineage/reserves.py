@@ -8,10 +8,10 @@ questions, and which. Rows that were added since are not told apart from those t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ft_dagster.lineage.tries import NOTHING, Dealt, count, every_try, look_of, tries
+from ft_dagster.lineage.tries import NOTHING, Dealt, Try, count, every_try, look_of, tries
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.store.artifacts import Artifact
 from ft_dagster.store.blobs import Store
@@ -65,7 +65,8 @@ def reserve_of(
     `asked_in`: the digest of today's questions by the set that is asked; weights keep the set in which they
     were asked these. `judged`: see `tries.try_of`. Raises UserError for a record that cannot be read.
     """
-    now, asked, joined = count(store, prefix), list(_asked(store, prefix)), joined_sets(store, prefix)
+    now, found = count(store, prefix), every_try(store, prefix)
+    asked, joined = list(_asked(store, prefix, found)), _joined(found)
     parts = [Dealt(sets, part, joined) for part in range(1, sets + 1)]
     dealt, place = _of_count(now.after, asked, sets) or _next(asked, parts), (now.after, now.next)
     mine = [] if weights is None or asked_in is None else tries(store, prefix, weights)
@@ -77,14 +78,18 @@ def reserve_of(
     before = [one for one in asked if one.place < place and (one.place[0] != place[0] or one.dealt != dealt)]
     others = (part for part in parts if part != dealt)
     left = sum(not any(one.dealt.meets(other) for one in asked) for other in others)
-    return Reserve(sets, dealt.part, not any(one.dealt.meets(dealt) for one in before), left, joined)
+    return Reserve(sets, dealt.part, not any(one.dealt.meets(dealt) for one in before), left, dealt.joined)
 
 
 def joined_sets(store: Store, prefix: str) -> bool:
     """Say whether the rows of one first turn are dealt into one set: not in a variant that was asked a set by
     an older version, whose sets stay what they were. Raises UserError for a record that cannot be read.
     """
-    return all(each.reserve.joined for each in every_try(store, prefix) if each.reserve is not None)
+    return _joined(every_try(store, prefix))
+
+
+def _joined(found: Iterable[Try]) -> bool:
+    return all(each.reserve.joined for each in found if each.reserve is not None)
 
 
 def splits_asked(store: Store, prefix: str, weights: str, ordinal: int) -> set[tuple[str, Dealt]]:
@@ -122,9 +127,8 @@ def _next(asked: Sequence[_Asked], parts: Sequence[Dealt]) -> Dealt:
     return min(parts, key=lambda part: max((o.place for o in asked if o.dealt.meets(part)), default=never))
 
 
-def _asked(store: Store, prefix: str) -> Iterator[_Asked]:
-    """Yield which rows of the test split each try asked, in order; nothing of one that asked none."""
-    found = every_try(store, prefix)
+def _asked(store: Store, prefix: str, found: Sequence[Try]) -> Iterator[_Asked]:
+    """Yield which rows of the test split each of these tries asked; nothing of one that asked none."""
     unlike = _of_other_tasks(store, prefix) if any(each.reserve is None for each in found) else set()
     for each in found:
         if each.reserve is not None:
