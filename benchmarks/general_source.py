@@ -128,7 +128,7 @@ def general_losses(folder: Path, heads: str) -> tuple[float, float]:
     adapter = made.folder(store, cache) / "payload"
     base = DEMO / "models/smollm2-135m"
     model, tokenizer = load_model(base, adapter, device="cpu", dtype=judging_dtype("cpu"))
-    held_out = holdout_chunks(corpus / "payload" / "general", tokenizer, TOKENS, PIECES)
+    held_out = holdout_chunks(corpus / "payload" / "general", tokenizer, TOKENS)[:PIECES]
     pieces = [piece.chunk.input_ids for piece in held_out]
     with model.disable_adapter():
         before = loss_of(model, pieces)

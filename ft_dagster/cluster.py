@@ -1,5 +1,5 @@
-"""Describes the machines that train where `launcher` is not local: what each has, and how a cluster is
-reached.
+"""Describes the machines of a cluster that runs, or their trainings, go to: what each has, and what Ray is
+asked for.
 """
 
 from __future__ import annotations
@@ -75,20 +75,28 @@ class Cluster(Part):
 
 
 class RaySettings(Part):
-    """Says where trainings go with `launcher: ray`."""
+    """Says what jobs of Ray get: runs, or with `launcher: ray` trainings alone."""
 
     address: str = Field(
-        "http://127.0.0.1:8265", pattern=r"^https?://[^\s@]+$", description="Of the head's dashboard"
+        "http://127.0.0.1:8265",
+        pattern=r"^https?://[^\s@]+$",
+        description="Of the head's dashboard, for `launcher: ray`; for runs dagster.yaml says it",
     )
     resources: dict[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(
-        {}, description="What a training asks of each node besides: {accelerator_type:A100: 0.001}"
+        {}, description="What a job that computes asks of a node besides: {accelerator_type:A100: 0.001}"
     )
     tenant_resource: str | None = Field(
         None,
-        description="Custom resource of which a training takes 1 for each device; {tenant} stands in it for "
+        description="Custom resource of which such a job takes 1 for each device; {tenant} stands in it for "
         "the tenant's name",
     )
     runtime_env: dict[str, Any] = Field({}, description="Ray's runtime environment of the job")
+    grace_seconds: int = Field(
+        120,
+        ge=15,
+        le=86_400,
+        description="From a cancel to the end of a run's job: to save and upload a checkpoint",
+    )
     silent_seconds: float = Field(
         60, ge=1, le=3600, description="For how long the head may not answer before a training counts as lost"
     )

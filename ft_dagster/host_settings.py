@@ -13,6 +13,7 @@ from ft_dagster.settings_part import Part, Tenant
 from ft_dagster.spec.plain import plain_value
 
 WARM_IDLE_SECONDS = 600.0
+RAY_JOB = "FT_DAGSTER_RAY_JOB"  # in the environment of a run that is a job of Ray: a name of its own
 
 
 def _whole(value: Any) -> Any:
@@ -69,20 +70,26 @@ class Host(Part):
     )
 
     def within(self, environment: Mapping[str, str]) -> Host:
-        """Return what this process may lend: in a job of Slurm what that was given, and nothing that another
-        job of the host would wait for or end with.
+        """Return what this process may lend: in a job of Slurm or Ray what that was given, and nothing that
+        another job of the host would wait for or end with.
         """
-        job = environment.get("SLURM_JOB_ID")
-        if job is None:
+        if "SLURM_JOB_ID" in environment:
+            memory = float(environment.get("SLURM_MEM_PER_NODE", "0")) * 2**20 / 1e9
+            job = f"slurm-{environment['SLURM_JOB_ID']}"
+            given: dict[str, Any] = {
+                "cpu_slots": int(environment.get("SLURM_CPUS_ON_NODE", "1")),
+                "memory_gb": memory or self.memory_gb,
+            }
+        elif RAY_JOB in environment:
+            job = f"ray-{environment[RAY_JOB]}"
+            given = {"warm_start": "off"}  # Ray would not end a process that the job leaves
+        else:
             return self
-        memory = float(environment.get("SLURM_MEM_PER_NODE", "0")) * 2**20 / 1e9
-        visible = "CUDA_VISIBLE_DEVICES" in environment  # Slurm sets it where a job has GPUs
-        given: dict[str, Any] = {
-            "cpu_slots": int(environment.get("SLURM_CPUS_ON_NODE", "1")),
-            "memory_gb": memory or self.memory_gb,
-            "gpus": None if visible else self.gpus or (),
+        given |= {
+            # Both set it where a job has GPUs.
+            "gpus": None if "CUDA_VISIBLE_DEVICES" in environment else self.gpus or (),
             "quota": {},
-            "lock_folder": self.lock_folder / f"slurm-{job}",
-            "warm_folder": self.warm_folder / f"slurm-{job}",
+            "lock_folder": self.lock_folder / job,
+            "warm_folder": self.warm_folder / job,
         }
         return Host(**{**self.model_dump(exclude_unset=True), **given})

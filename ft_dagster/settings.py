@@ -212,7 +212,9 @@ class Settings(BaseSettings):
         "local", description="Where trainings run: where their run is, or as jobs of a Ray cluster"
     )
     cluster: Cluster = Cluster.model_construct()
-    ray: RaySettings = RaySettings.model_construct()
+    ray: RaySettings | None = Field(
+        None, description="What jobs get on Ray; null, with `launcher: local`: runs are no jobs of Ray"
+    )
     kubernetes: KubernetesSettings | None = Field(
         None, description="What the pods of runs get on Kubernetes; null: runs are not pods"
     )
@@ -323,9 +325,14 @@ class Settings(BaseSettings):
             ) from None
 
     @property
+    def runs_in_cluster(self) -> bool:
+        """Say whether runs themselves go to the nodes that `cluster` describes, as pods or as jobs of Ray."""
+        return self.kubernetes is not None or (self.launcher == LOCAL and self.ray is not None)
+
+    @property
     def plans_for_cluster(self) -> bool:
         """Say whether trainings are planned for the devices that `cluster` describes, not for this host's."""
-        return self.launcher != LOCAL or self.kubernetes is not None
+        return self.launcher != LOCAL or self.runs_in_cluster
 
     @property
     def storage_price(self) -> float | None:

@@ -60,6 +60,7 @@ def test_each_instance_has_a_launcher_by_which_killed_runs_are_ended(file: Path)
     own, given = dagster_yaml(Settings(project=ROOT)), read(file)
     asked = {  # pods and jobs are asked about
         "kubernetes": ("ft_dagster.automation.kubernetes_launcher", "RunPodLauncher"),
+        "ray": ("ft_dagster.automation.ray.launcher", "RunJobLauncher"),
         "slurm": ("ft_dagster.automation.slurm.launcher", "SlurmRunLauncher"),
     }
     if file.parent.name in asked:

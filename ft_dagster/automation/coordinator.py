@@ -1,5 +1,5 @@
 """Tags each run of a variant before it is queued, whoever submits it and whatever tags its submitter wrote:
-the queue counts runs by them, and Kubernetes makes their pods of them.
+the queue counts runs by them, and Kubernetes makes their pods, or Ray their jobs, of them.
 
 Dagster's own per-partition tags reach named jobs only; the UI's Materialize button and backfills use
 a job that gets none. Webserver and daemon load this class, as the instance's dagster.yaml says.
@@ -13,7 +13,8 @@ import dagster as dg
 from ft_dagster.assets.partitions import PARTITIONS, PROJECT
 from ft_dagster.automation.clusters.watch import Watch
 from ft_dagster.automation.fleet_table import open_fleet
-from ft_dagster.automation.run_pods import CONFIG, RESOURCES, may_compute, pod_of, written
+from ft_dagster.automation.ray import order as ray_order
+from ft_dagster.automation.run_pods import CONFIG, RESOURCES, pod_of, written
 from ft_dagster.automation.tags import (
     DUE,
     NOBODY,
@@ -30,9 +31,11 @@ from ft_dagster.dagster_private import (
     RemoteRepository,
 )
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.device_hours import may_compute
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, Declared, VariantKey
 from ft_dagster.stage_entries import GENERAL_CORPUS
+from ft_dagster.strict_json import dumps
 
 
 class OwnAssets(NamedTuple):
@@ -47,8 +50,8 @@ class OwnAssets(NamedTuple):
 
 class VariantRunCoordinator(dg.QueuedRunCoordinator):
     """Is Dagster's queue, with tenant, variant, reason and priority on every run of a variant, and what its
-    pod is where runs are pods. Of another run it takes the tenant, variant and pod that it claims, of one
-    that no sensor asked for what only a sensor may say, and nothing else.
+    pod or job is where runs go to a cluster. Of another run it takes the tenant, variant, pod and job that it
+    claims, of one that no sensor asked for what only a sensor may say, and nothing else.
     """
 
     _watch: Watch | None = None
@@ -73,18 +76,18 @@ class VariantRunCoordinator(dg.QueuedRunCoordinator):
         is_variant = own is not None and own.variants
         tags = changed_tags(run, own.project) if own is not None and is_variant else disowned_tags(run)
         tags |= {} if is_asked_by_a_sensor(context) else unasked_tags(run)
-        tags |= self._pod_tags(context, own, {**run.tags, **tags})
+        tags |= self._place_tags(context, own, {**run.tags, **tags})
         if tags:
             self._instance.add_run_tags(run.run_id, tags)
         return super().submit_run(context)
 
-    def _pod_tags(
+    def _place_tags(
         self, context: dg.SubmitRunContext, own: OwnAssets | None, tags: Mapping[str, str]
     ) -> dict[str, str]:
-        """Return what the run's pod is, in place of what was claimed of it. A run of other code has what that
-        code says. Where no pod can be made, RunPodLauncher starts none.
+        """Return what the run's pod or job is, in place of what was claimed of it. A run of other code has
+        what that code says. Where none can be made, RunPodLauncher and RunJobLauncher start none.
         """
-        claimed = {name: "{}" for name in (CONFIG, RESOURCES) if name in tags}
+        claimed = {name: "{}" for name in (CONFIG, RESOURCES, ray_order.CONFIG) if name in tags}
         if own is None:
             said = tags_of_code(context)
             return {name: said.get(name, nothing) for name, nothing in claimed.items()}
@@ -92,19 +95,22 @@ class VariantRunCoordinator(dg.QueuedRunCoordinator):
             settings = load_settings(own.project or None)
         except UserError:  # on another launcher the run says it
             return claimed
-        if settings.kubernetes is None:
+        if not settings.runs_in_cluster:
             return claimed
         key = variant_in(tags) if own.variants else None
         declared = None if key is None else _declared(settings, key)
         computes = may_compute(own.names)
         if declared is not None and computes and tags.get(DUE, NOBODY) == NOBODY and not own.project:
             computes = not is_known_to_stand(self._instance, settings, declared.key)
+        tenant, run = None if key is None else key.tenant, context.dagster_run
         try:
-            pod = pod_of(settings, None if key is None else key.tenant, declared, computes=computes)
+            if settings.kubernetes is not None:
+                return claimed | written(pod_of(settings, tenant, declared, computes=computes), tags)
+            job = ray_order.job_of(settings, run.run_id, tenant, declared, computes=computes)
+            return claimed | {ray_order.CONFIG: dumps(job)}
         except UserError as error:
-            self._instance.report_engine_event(f"No pod can be made: {error}", context.dagster_run)
+            self._instance.report_engine_event(f"No pod and no job can be made: {error}", run)
             return claimed
-        return written(pod, tags)
 
 
 def is_asked_by_a_sensor(context: dg.SubmitRunContext) -> bool:

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ft_dagster.automation.clusters.devices import ask_of_run
 from ft_dagster.errors import UserError
 from ft_dagster.kubernetes_settings import KubernetesSettings, PodProfile
-from ft_dagster.launch.choice import refuse_lacking, refuse_pod
-from ft_dagster.launch.leases import Ask, of_host
+from ft_dagster.launch.choice import refuse_pod
+from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.processes import GRACE
-from ft_dagster.launch.remote.offer import ask_of_cluster
 from ft_dagster.records.record_keys import BACKUP
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey
-from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, GENERAL_CORPUS, RELEASE, TASK_DATASET
 from ft_dagster.strict_json import dumps
 
 CONFIG, RESOURCES = "dagster-k8s/config", "dagster-k8s/resource_requirements"
@@ -28,14 +27,7 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 GIVEN = "/var/run/ft-dagster"  # where Secrets are mounted
 USER = 1000  # of deploy/Dockerfile
 LOST = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-# Neither they nor what they ask for on demand computes on a device; a mixture may have the base write.
-WITHOUT_DEVICE = {each.name for each in (DECLARATION, BASE_MODEL, GENERAL_CORPUS, TASK_DATASET, RELEASE)}
 Json = dict[str, Any]
-
-
-def may_compute(assets: Iterable[str]) -> bool:
-    """Say whether a run of these assets may need a device."""
-    return not WITHOUT_DEVICE.issuperset(assets)
 
 
 def pod_of(settings: Settings, tenant: str | None, declared: Declared | None, *, computes: bool) -> Json:
@@ -49,9 +41,7 @@ def pod_of(settings: Settings, tenant: str | None, declared: Declared | None, *,
     if pods is None:
         raise UserError("runs are no pods here", field="kubernetes", fix="See docs/deploy.md")
     refuse_pod(settings, pods, tenant)
-    ask = None
-    if declared is not None and computes and _has_room(settings, declared):
-        ask = ask_of_cluster(settings.cluster, declared.key, declared.spec.resources)
+    ask = ask_of_run(settings, declared) if computes else None
     queue = pods.queue_of(tenant) if ask else None
     key = None if declared is None else declared.key
     labels = {"app.kubernetes.io/name": "ft-dagster", **_labels(tenant, key)}
@@ -92,14 +82,6 @@ def namespace_in(pod: Json) -> str | None:
 def is_of_a_tenant(pod: Json) -> bool:
     """Say whether a value of CONFIG was made for a tenant's run."""
     return TENANT_LABEL in pod.get("job_metadata", {}).get("labels", {})
-
-
-def _has_room(settings: Settings, declared: Declared) -> bool:
-    try:
-        refuse_lacking(settings, of_host(settings.host), declared.key, declared.spec)
-    except UserError:
-        return False
-    return True
 
 
 def _labels(tenant: str | None, key: VariantKey | None) -> dict[str, str]:

@@ -12,7 +12,15 @@ from ft_dagster.training.training_figures import TrainingFigures
 EVALUATIONS = names_of(lambda entry: entry.device_use == "evaluation")
 PREPARATIONS = names_of(lambda entry: entry.device_use == "preparation")
 TAKE_DEVICES = names_of(lambda entry: entry.device_use is not None)
+COMPUTE_NOTHING = frozenset(
+    names_of(lambda entry: not (entry.on_demand or entry.device_use or entry.asks_for_devices))
+)
 SECONDS = ("seconds", "load_seconds", "seconds_writing", "seconds_certifying")  # of all but trainings
+
+
+def may_compute(assets: Iterable[str]) -> bool:
+    """Say whether a run of these assets may need a device."""
+    return not COMPUTE_NOTHING.issuperset(assets)
 
 
 def hours_of(artifact: Artifact) -> float:

@@ -1,7 +1,7 @@
 """Which launcher an installation has, and what it can give a declaration; each other one has a line here.
 
 A launcher of a cluster runs trainings. All else (judging, exports, questions' texts) runs where the run is,
-under leases of its devices. On Kubernetes the run is a pod, in which all of it is local.
+under leases of its devices. Where the run is a pod of Kubernetes or a job of Ray, all of it is local there.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def _on_ray() -> ClusterLauncher:
     return ClusterLauncher(launcher.open_launcher, launcher.check)
 
 
+SEVERAL_ON_KUBERNETES = "several nodes take Ray on KubeRay (docs/deploy.md#several-nodes)"
+SEVERAL_ON_RAY = "several nodes take `launcher: ray`, which sends trainings alone (docs/deploy.md#ray)"
 CLUSTERS = {"ray": _on_ray}  # each is imported where the settings name it
 
 
@@ -53,12 +55,14 @@ def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
 def ask_of(
     settings: Settings, leases: Leases, key: VariantKey, spec: VariantSpec, *, program: str, run_id: str
 ) -> Ask:
-    """What a declaration asks for a program, where that runs. Raises UserError in a pod that has no GPU."""
-    if settings.kubernetes is not None and settings.cluster.gpus and leases.inventory.kind != "gpu":
+    """What a declaration asks for a program, where that runs. Raises UserError in a pod, or a job of Ray,
+    that has no GPU.
+    """
+    if settings.runs_in_cluster and settings.cluster.gpus and leases.inventory.kind != "gpu":
         raise UserError(
             f"{program} of {key} needs a GPU, and there is none here",
             fix="In a run that was started as one that computes nothing: start it again, now that the fleet "
-            "knows better. On a machine outside the cluster: start a run, which is a pod",
+            "knows better. On a machine outside the cluster: start a run, which goes there",
         )
     reason = f"{program} for run {run_id[:8]}"
     ask = leases.ask_of(key, spec.resources, reason, run_id)
@@ -77,7 +81,12 @@ def refuse_lacking(settings: Settings, leases: Leases, key: VariantKey, spec: Va
     """
     if settings.kubernetes is not None:
         refuse_pod(settings, settings.kubernetes, key.tenant)
-        _refuse_in_a_pod(settings, key, spec)
+        _refuse_nodes(spec, "a run on Kubernetes is one pod, on one node", SEVERAL_ON_KUBERNETES)
+        refuse_resources(settings.cluster, ask_of_cluster(settings.cluster, key, spec.resources))
+    elif settings.runs_in_cluster:
+        refuse_job(settings)
+        _refuse_nodes(spec, "a run on Ray is one job, on one node", SEVERAL_ON_RAY)
+        refuse_resources(settings.cluster, ask_of_cluster(settings.cluster, key, spec.resources))
     elif settings.launcher == LOCAL:
         leases.candidates(leases.ask_of(key, spec.resources))
     else:
@@ -92,9 +101,11 @@ def refuse_pod(settings: Settings, pods: KubernetesSettings, tenant: str | None)
     def refuse(problem: str, field: str, value: object, fix: str) -> None:
         raise UserError(problem, file=file, field=field, value=value, fix=fix)
 
+    fix = "Take one of them out. Runs that are pods and send their trainings to Ray are not supported"
     if settings.launcher != LOCAL:
-        fix = "Take one of them out. Runs that are pods and send their trainings to Ray are not supported"
         refuse("runs are pods, in which trainings are local", "launcher", settings.launcher, fix)
+    if settings.ray is not None:
+        refuse("runs are pods, and no jobs of Ray", "ray", "beside kubernetes", fix)
     if not is_address(settings.store):
         refuse("a folder of a pod goes with it", "store", settings.store, "Name s3://bucket/prefix")
     if settings.work_folder.is_relative_to(settings.project):
@@ -112,16 +123,25 @@ def refuse_pod(settings: Settings, pods: KubernetesSettings, tenant: str | None)
     refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
 
 
-def _refuse_in_a_pod(settings: Settings, key: VariantKey, spec: VariantSpec) -> None:
+def refuse_job(settings: Settings) -> None:
+    """Raises UserError where the settings make no job of Ray that could run something: what a job is told can
+    be read by all who see the cluster.
+    """
+    from ft_dagster.launch.on_ray.launcher import VARIABLES, variables_of
+
+    file = settings.project / FILE
+    refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
+    refuse_secret_variables(variables_of(settings), VARIABLES, file)
+
+
+def _refuse_nodes(spec: VariantSpec, problem: str, elsewhere: str) -> None:
     if spec.resources.nodes > 1:
         raise UserError(
-            "a run on Kubernetes is one pod, on one node",
+            problem,
             field="resources.nodes",
             value=spec.resources.nodes,
-            fix="Ask for more GPUs of one node (resources.gpus); several nodes take Ray on KubeRay "
-            "(docs/deploy.md#several-nodes)",
+            fix=f"Ask for more GPUs of one node (resources.gpus); {elsewhere}",
         )
-    refuse_resources(settings.cluster, ask_of_cluster(settings.cluster, key, spec.resources))
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ TRAINING_MIXTURE = StageEntry(
     "training_mixture",
     5,
     has_records=True,
+    asks_for_devices=True,  # where the base writes what is mixed in
     shown=("{splits[train][examples]:,} examples", "{splits[train][trained_tokens]:,} tokens trained on"),
     counted=("splits[train][examples]", "example"),
 )
@@ -91,7 +92,9 @@ PROMPTED_BASE = StageEntry(
     "prompted_base", 1, on_demand=True, device_use="evaluation", judges="base", shown=("{asked:,} questions",)
 )
 PROBE = StageEntry("probe", 5, on_demand=True, device_use="preparation")
-TRAINING_PLAN = StageEntry("training_plan", 10, shown=("{method[name]}", "{steps:,} steps estimated"))
+TRAINING_PLAN = StageEntry(
+    "training_plan", 10, asks_for_devices=True, shown=("{method[name]}", "{steps:,} steps estimated")
+)
 FINE_TUNED_MODEL = StageEntry(
     "fine_tuned_model",
     3,
@@ -124,7 +127,7 @@ CANDIDATE_EVALUATION = StageEntry(
     "candidate_evaluation", 3, on_demand=True, device_use="evaluation", judges="production"
 )
 MODEL_EXPORT = StageEntry("model_export", 4, device_use="export", shown=("{format}",), counted=("format", ""))
-RELEASE_EVALUATION = StageEntry("release_evaluation", 1)
+RELEASE_EVALUATION = StageEntry("release_evaluation", 1, asks_for_devices=True)
 RELEASE = StageEntry("release", 1)
 
 ENTRIES = {

@@ -21,10 +21,11 @@ class StageEntry:
     `on_demand`: it is made where another stage asks for it, and is no asset of its own. `shared`: its
     artifacts may be all tenants'. `reads_sources`: it reads files and tables from outside. `has_records`: a
     record tree stands beside its payload. `device_use`: what it takes a device for, its seconds in its
-    figures. `judges`: whose answers it scores; "production": those of what is served and of its successor, by
-    which a release is decided. `given_as`: the input's name where another stage's artifact may stand in its
-    place. `outlives`: a file of an attempt that stays when retention removes the rest, because it tells an
-    audit what a model was made from.
+    figures. `asks_for_devices`: it takes none itself, and may ask for stages on demand that do. `judges`:
+    whose answers it scores; "production": those of what is served and of its successor, by which a release is
+    decided. `given_as`: the input's name where another stage's artifact may stand in its place. `outlives`: a
+    file of an attempt that stays when retention removes the rest, because it tells an audit what a model was
+    made from.
 
     `shown`: the figures by which a person knows an artifact, each a format string over the figures of its
     manifest; one whose first figure is absent or 0 is left out. `counted`: the figure that a picture has room
@@ -38,6 +39,7 @@ class StageEntry:
     reads_sources: bool = False
     has_records: bool = False
     device_use: DeviceUse | None = None
+    asks_for_devices: bool = False
     judges: Judged | None = None
     given_as: str = ""
     outlives: str = ""

@@ -141,10 +141,10 @@ def _ask(workspace: Workspace, program: str, request: BaseModel) -> Ask:
 
 
 def judges(workspace: Workspace, spec: VariantSpec) -> Judges | None:
-    """Return the GPUs that may judge what `spec` declares: of this host, or of a pod; None without any.
-    Raises UserError.
+    """Return the GPUs that may judge what `spec` declares: of this host, or of the node that a run goes to;
+    None without any. Raises UserError.
     """
-    if workspace.settings.kubernetes is not None:
+    if workspace.settings.runs_in_cluster:
         devices = workspace.judges_on.devices[: spec.resources.gpus]
         return Judges(devices, len(devices), 1, workspace.dtype) if workspace.device == "cuda" else None
     ask = ask_of(

@@ -262,10 +262,10 @@ class Workspace:
 
     @property
     def judges_on(self) -> Inventory:
-        """Return the devices that models are judged on: where the run is, which may be a pod of the
+        """Return the devices that models are judged on: where the run is, which may be a node of the
         cluster.
         """
-        return self.leases.inventory if self.settings.kubernetes is None else self.trains_on
+        return self.trains_on if self.settings.runs_in_cluster else self.leases.inventory
 
     @property
     def device(self) -> str:

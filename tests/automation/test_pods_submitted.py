@@ -25,6 +25,8 @@ from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.coordinator import is_known_to_stand
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.processes.instance import LOCATION, write_home
+from ft_dagster.automation.ray.order import CONFIG as JOB_CONFIG
+from ft_dagster.automation.ray.order import job_of
 from ft_dagster.automation.run_pods import CONFIG, RESOURCES, pod_of
 from ft_dagster.fleet.refresh.sync_declarations import as_declared
 from ft_dagster.fleet.table.version import KnownVersion
@@ -123,6 +125,31 @@ def test_a_users_own_pod_is_dropped(house: House, forged: dict[str, Any] | None)
     assert "globex" not in tags[CONFIG]
 
 
+def test_what_a_user_says_of_a_job_of_ray_is_dropped_where_runs_are_such_and_where_they_are_pods(
+    house: House,
+) -> None:
+    forged = {"num_gpus": 8, "runtime_env": {"env_vars": {"AWS_PROFILE": "globex-file"}, "pip": ["evil"]}}
+    claims = {"dagster/partition": "acme.first", JOB_CONFIG: json.dumps(forged)}
+    assert launch(house, "variant_chain", claims)[JOB_CONFIG] == "{}"
+    settings_in(house.project, kubernetes=None, ray={"runtime_env": {"pip": ["good"]}})
+    try:
+        tags = launch(house, "variant_chain", claims)
+        (run,) = house.instance.get_runs(dg.RunsFilter(tags={"ft/variant": "acme.first"}), limit=1)
+        settings, variant = load_settings(house.project), VariantKey("acme", "first")
+        one = Declarations(house.project).declared(variant)
+        wanted = job_of(settings, run.run_id, "acme", one, computes=True)
+        assert json.loads(tags[JOB_CONFIG]) == wanted
+        assert (wanted["num_gpus"], wanted["runtime_env"]["pip"]) == (2, ["good"])
+        assert CONFIG not in tags
+        data = {"dagster/partition": "acme.first"}
+        alone = launch(house, "__ASSET_JOB", data, "declaration", "task_dataset")
+        assert "num_gpus" not in json.loads(alone[JOB_CONFIG])
+        of_others = launch(house, "plain", {JOB_CONFIG: json.dumps(forged)})
+        assert of_others[JOB_CONFIG] == "{}"
+    finally:
+        settings_in(house.project)
+
+
 def test_a_run_of_data_alone_gets_no_gpu(house: House) -> None:
     tags = launch(house, "__ASSET_JOB", {"dagster/partition": "acme.first"}, "declaration", "task_dataset")
     assert pod(tags) == expected(house, "acme.first", computes=False)
@@ -201,7 +228,7 @@ def test_settings_by_which_no_pod_can_be_made_are_said_in_the_runs_log(house: Ho
     assert pod(tags) == {}
     (run,) = house.instance.get_runs(dg.RunsFilter(tags={"ft/variant": "acme.first"}), limit=1)
     told = [str(each.message) for each in house.instance.all_logs(run.run_id)]
-    assert any("No pod can be made" in each and "s3://bucket/prefix" in each for each in told)
+    assert any("No pod and no job can be made" in each and "s3://bucket/prefix" in each for each in told)
 
 
 def test_what_the_fleet_knows_to_stand_gets_no_gpu(house: House) -> None:

@@ -14,9 +14,10 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from ft_dagster.automation.run_pods import CONFIG, RESOURCES, may_compute, pod_of, written
+from ft_dagster.automation.run_pods import CONFIG, RESOURCES, pod_of, written
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.device_hours import may_compute
 from ft_dagster.kubernetes_settings import KubernetesSettings, PodProfile, Toleration
 from ft_dagster.launch.choice import ask_of, refuse_lacking
 from ft_dagster.launch.inventory import Device, Inventory
@@ -98,7 +99,14 @@ def test_a_run_that_computes_nothing_gets_no_gpu_and_no_node_that_has_one(tmp_pa
 
 def test_data_alone_needs_no_device_and_whatever_judges_does() -> None:
     assert not may_compute({"declaration", "task_dataset", "base_model", "general_corpus", "release"})
-    for asset in ("training_mixture", "training_plan", "fine_tuned_model", "evaluation", "model_export"):
+    for asset in (
+        "training_mixture",
+        "training_plan",
+        "fine_tuned_model",
+        "evaluation",
+        "model_export",
+        "release_evaluation",
+    ):
         assert may_compute({"declaration", asset})
 
 

@@ -50,7 +50,7 @@ def small_demo(folder: Path, model: Path) -> Path:
     write_lines(folder / "data/general.jsonl", [{"text": text} for text in GENERAL])
     corpus = {"description": "sea stories", "sources": ["data/general.jsonl"], "holdout": 0.2}
     write_yaml(folder / "corpora/general.yaml", corpus)
-    write_lines(folder / "tasks/quiz.jsonl", questions(120))  # an experiment asks others than 50 of them
+    write_lines(folder / "tasks/quiz.jsonl", questions())
     for name in ("arc_easy_local", "sciq_local"):
         write_yaml(folder / f"tasks/{name}.yaml", {**TASK, "task": name})
     return folder
@@ -68,10 +68,10 @@ def test_adapters_of_both_sources_are_measured_on_the_same_text_and_a_call_goes_
     monkeypatch.setattr(general_source, "DEMO", demo)
     settings = {"sources": {"allow": [".", str(demo)]}, "host": {"lock_folder": str(tmp_path / "leases")}}
     monkeypatch.setattr(project, "SETTINGS", yaml.safe_dump(settings))
-    run = ("--tasks", "coder", "--seeds", "0", "--questions", "50")
+    run = ("--tasks", "coder", "--seeds", "0", "--questions", "10")  # of 30: an experiment asks others
     assert asked(monkeypatch, tmp_path, *run) == 0
     assert "2 of 2 runs" in capsys.readouterr().out
-    files = [result_file(tmp_path / "results", "coder", source, "0", 50) for source in ("corpus", "base")]
+    files = [result_file(tmp_path / "results", "coder", source, "0", 10) for source in ("corpus", "base")]
     corpus, base = (json.loads(file.read_text("utf-8")) for file in files)
     assert corpus[GENERAL_LOSS][0] == base[GENERAL_LOSS][0]
     assert len({corpus[GENERAL_LOSS][0], corpus[GENERAL_LOSS][1], base[GENERAL_LOSS][1]}) == 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.host_settings import Host
+from ft_dagster.host_settings import RAY_JOB, Host
 from ft_dagster.launch.inventory import Device, declared, find_devices, visible
 from ft_dagster.settings import load_settings
 
@@ -87,6 +87,13 @@ def test_a_job_of_slurm_has_the_gpus_that_slurm_made_visible() -> None:
     given = {**JOB, "CUDA_VISIBLE_DEVICES": "2,3"}
     assert Host(gpus=("0",)).within(given).gpus is None  # those that are found within them
     assert ids(visible(GPUS, given["CUDA_VISIBLE_DEVICES"])) == ["2", "3"]
+
+
+def test_a_job_of_ray_lends_the_cores_and_gpus_that_it_was_given_and_leaves_no_server(tmp_path: Path) -> None:
+    declared = Host(cpu_slots=2, gpus=("7",), quota={"default": 1})
+    host, other = (declared.within({RAY_JOB: job, "CUDA_VISIBLE_DEVICES": "2,3"}) for job in ("a", "b"))
+    assert (host.cpu_slots, host.gpus, host.quota, host.warm_start) == (2, None, {}, "off")
+    assert len({each.lock_folder for each in (host, other, declared)}) == 3
 
 
 def test_outside_of_a_job_of_slurm_a_host_is_what_its_settings_say() -> None:

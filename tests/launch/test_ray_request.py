@@ -17,8 +17,9 @@ from ft_dagster.launch.choice import launcher_of, refuse_lacking
 from ft_dagster.launch.launcher import Belongings, Job
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.on_ray import launcher as on_ray
+from ft_dagster.launch.on_ray.head import Unknown, answered
 from ft_dagster.launch.on_ray.job_log import JobLog
-from ft_dagster.launch.on_ray.launcher import RayJob, RayLauncher, Unknown, answered
+from ft_dagster.launch.on_ray.launcher import RayJob, RayLauncher
 from ft_dagster.launch.remote.order import read_order
 from ft_dagster.launch.remote.relay import relay_of
 from ft_dagster.launch.remote.staging import Staging

@@ -2,16 +2,14 @@
 submitter wrote.
 """
 
-import os
 import sys
 from pathlib import Path
 
 import dagster as dg
 
-from ft_dagster.automation.patience import PATIENCE
-from ft_dagster.automation.run_pods import may_compute
+from ft_dagster.automation.clusters.command import command_of, environment_of
 from ft_dagster.automation.tags import NOBODY, VARIANT
-from ft_dagster.dagster_private import ExecuteRunArgs
+from ft_dagster.fleet.device_hours import may_compute
 from ft_dagster.launch import slurm
 from ft_dagster.launch.processes import GRACE
 from ft_dagster.launch.remote.passed import refuse_secret_variables
@@ -54,18 +52,15 @@ def order_of(
     settings, variant = load_settings(project or None), run.tags.get(VARIANT, NOBODY)
     key = None if variant == NOBODY else VariantKey.parse(variant)
     declared = None if key is None else Declarations(settings.project).declared(key).spec.resources
-    home, output = os.environ.get("DAGSTER_HOME", instance.root_directory), output_of(instance, run)
+    output = output_of(instance, run)
     output.parent.mkdir(exist_ok=True)
-    places = [f"--chdir={home}", f"--output={str(output).replace('%', '%%')}"]
-    environment = {**PATIENCE, "DAGSTER_HOME": home, PROJECT_VARIABLE: str(settings.project)}
+    found = environment_of(instance)
+    environment = {**found, PROJECT_VARIABLE: str(settings.project)}
     environment[GRACE] = str(options.grace_seconds // 2)  # the other half is for sending what was saved
+    places = [f"--chdir={found['DAGSTER_HOME']}", f"--output={str(output).replace('%', '%%')}"]
     profile = settings.store_profiles.of(None if key is None else key.tenant)
     environment |= {} if profile is None else {"AWS_PROFILE": profile}
-    origin = run.job_code_origin
-    assert origin is not None  # a run that was submitted has one
-    # Without the instance, in whose settings a password may stand: the job finds it by its home.
-    told = ExecuteRunArgs(origin, run.run_id, None, set_exit_code_on_failure=True).get_command_args()
-    entry, command = told[:-3], told[-3:]
+    entry, command = command_of(run)
     # A job has no PATH of ours.
     python = entry if entry[0].startswith("/") else [sys.executable, "-m", "dagster"]
     arguments = [*options.arguments(), *places, *devices_of(options, run, declared)]

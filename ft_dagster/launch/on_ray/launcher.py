@@ -21,6 +21,7 @@ from ft_dagster.exit_codes import CANCELLED, DONE, TRANSIENT
 from ft_dagster.launch.launcher import Job, Say, credentials, ending
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.on_ray.head import Unknown, answered, first_line
 from ft_dagster.launch.on_ray.job_log import JobLog
 from ft_dagster.launch.remote.folders import NodeDisk
 from ft_dagster.launch.remote.node import OPTIONS, OWN
@@ -33,14 +34,11 @@ from ft_dagster.program import ProgramResult
 from ft_dagster.settings import FILE, Settings
 
 DRIVER = "ft_dagster.launch.on_ray.driver"
+VARIABLES = "ray.runtime_env.env_vars"
 LIVING = ("PENDING", "RUNNING")
 STOP_SECONDS = 120  # that Ray gives the driver to end its nodes before it kills it
 END_SECONDS = STOP_SECONDS + 30.0  # after which a job that was to end is waited for no longer
 T = TypeVar("T")
-
-
-class Unknown(Exception):
-    """The cluster knows of no such job."""
 
 
 @dataclass
@@ -68,17 +66,25 @@ def check(settings: Settings) -> None:
         )
     options_to_pass(settings.store_options, file)
     refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
-    variables, field = settings.ray.runtime_env.get("env_vars", {}), "ray.runtime_env.env_vars"
+    refuse_secret_variables(variables_of(settings), VARIABLES, file)
+
+
+def variables_of(settings: Settings) -> dict[str, Any]:
+    """Return the variables that the platform gives to jobs of Ray. Raises UserError where they are none."""
+    variables = (settings.ray or RaySettings()).runtime_env.get("env_vars", {})
     if not isinstance(variables, dict):
-        raise UserError("not variables by their names", file=file, field=field, fix="Write {NAME: value}")
-    refuse_secret_variables(variables, field, file)
+        file, fix = settings.project / FILE, "Write {NAME: value}"
+        raise UserError("not variables by their names", file=file, field=VARIABLES, fix=fix)
+    return variables
 
 
 def open_launcher(settings: Settings, tenant: str) -> RayLauncher:
     """With the tenant's credentials. Raises UserError, see `check`."""
     check(settings)
     options = options_to_pass(settings.store_options, settings.project / FILE)
-    return RayLauncher(settings.ray, Staging(settings.open_store(tenant), settings.cluster), options)
+    return RayLauncher(
+        settings.ray or RaySettings(), Staging(settings.open_store(tenant), settings.cluster), options
+    )
 
 
 @dataclass
@@ -160,7 +166,7 @@ class RayLauncher:
         self.staging.collect(job, started.attempt)
         if exit_code == TRANSIENT and started.ended and not job.result_file.exists():
             raise ProgramFailed(
-                f"Ray job {started.id}: {_first_line(started.ended)}",
+                f"Ray job {started.id}: {first_line(started.ended)}",
                 "Run it again: it goes on from what was kept",
                 mendable=True,
             )
@@ -192,7 +198,7 @@ class RayLauncher:
             )
         except (TypeError, ValueError) as error:
             fix = "See what Ray's runtime environment of a job may have"
-            raise UserError(_first_line(str(error)), field="ray.runtime_env", fix=fix) from None
+            raise UserError(first_line(str(error)), field="ray.runtime_env", fix=fix) from None
 
     def _is_given_up(self, started: RayJob) -> bool:
         since = started.silent_since
@@ -250,7 +256,7 @@ class RayLauncher:
 
     def _silent(self, error: OSError) -> ProgramFailed:
         seconds = f"{self.settings.silent_seconds:.0f} s"
-        return self._lost(f"has not answered for {seconds} ({_first_line(str(error))})")
+        return self._lost(f"has not answered for {seconds} ({first_line(str(error))})")
 
     def _lost(self, what: str) -> ProgramFailed:
         return ProgramFailed(
@@ -258,23 +264,6 @@ class RayLauncher:
             "Look at it, or at `ray.address` in ft_dagster.yaml, and run it again",
             mendable=True,
         )
-
-
-def answered(call: Callable[[], T]) -> T:
-    """What the head answers. Raises Unknown, OSError where it does not, or cannot just now, and UserError
-    where it refuses.
-    """
-    try:
-        return call()
-    except RuntimeError as error:
-        if "status code 404" in str(error):
-            raise Unknown(_first_line(str(error))) from None
-        if "status code 5" in str(error):
-            raise ConnectionError(_first_line(str(error))) from error
-        fix = "See that it lets jobs be submitted, and that Ray has one version on both sides"
-        raise UserError(
-            f"the Ray head refuses: {_first_line(str(error))}", field="ray.address", fix=fix
-        ) from error
 
 
 def _id(attempt: str) -> str:
@@ -295,7 +284,3 @@ def _pass_on(started: RayJob, lines: list[str], say: Say) -> None:
             say(rest.removeprefix(OWN))
         elif rest or not line:
             print(rest, flush=True)
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no reason given"

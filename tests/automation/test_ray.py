@@ -1,0 +1,219 @@
+"""Runs as jobs of a real Ray cluster, launched, cancelled and watched as the daemon does; all they do is to
+wait. Needs the extra `ray`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+import pytest
+import yaml
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from dagster._daemon.monitoring import execute_run_monitoring_iteration
+
+from ft_dagster.automation.clusters.waiting import tell_waiting
+from ft_dagster.automation.ray.launcher import RunJobLauncher
+from ft_dagster.automation.ray.order import CONFIG, job_of
+from ft_dagster.automation.tags import TENANT, VARIANT
+from ft_dagster.host_settings import RAY_JOB
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import Declarations, VariantKey
+from tests.automation.declarations import declare
+from tests.automation.programs.waiting_job import waiting
+from tests.e2e.instance import wait_until
+from tests.instances import lay_databases
+from tests.present import present
+from tests.ray_cluster import RayCluster, ray_cluster
+
+pytest.importorskip("ray", reason="needs the extra `ray`")
+pytestmark = pytest.mark.long
+DEPLOY = Path(__file__).parents[2] / "deploy/ray"
+KEY = VariantKey("acme", "support")
+PATIENCE = 300.0
+STATUS = dg.DagsterRunStatus
+
+
+class Site:
+    """A project whose instance is that of deploy/ray, but for its storage."""
+
+    def __init__(self, folder: Path, cluster: RayCluster) -> None:
+        self.folder, self.home, self.cluster = folder, folder / "home", cluster
+        self.home.mkdir()
+        lay_databases(self.home)
+        content = yaml.safe_load((DEPLOY / "dagster.yaml").read_text("utf-8"))
+        del content["storage"]
+        content["run_launcher"]["config"]["ray"]["address"] = cluster.address
+        (self.home / "dagster.yaml").write_text(yaml.safe_dump(content), "utf-8")
+        self.instance = dg.DagsterInstance.from_config(str(self.home))
+        assert isinstance(self.instance.run_launcher, RunJobLauncher)
+        self.launcher = self.instance.run_launcher
+
+    def launch(self, cluster: dict[str, Any] | None = None, **ray: Any) -> str:
+        """As the coordinator has it placed, on nodes that are said to be such."""
+        content = {
+            "ray": {"grace_seconds": 20, **ray},
+            "cluster": {"cpus": 1, "work_folder": str(self.folder / "node"), **(cluster or {})},
+            "store_profiles": {"per_tenant": {"acme": "acme-prod"}},
+        }
+        declare(self.folder, str(KEY))
+        (self.folder / "ft_dagster.yaml").write_text(yaml.safe_dump(content))
+        settings, declared = load_settings(self.folder), Declarations(self.folder).declared(KEY)
+        origin = dg.reconstructable(waiting).get_python_origin()
+        run = self.instance.create_run_for_job(
+            waiting, tags={TENANT: KEY.tenant, VARIANT: str(KEY)}, job_code_origin=origin
+        )
+        job = job_of(settings, run.run_id, KEY.tenant, declared, computes=True)
+        self.instance.add_run_tags(run.run_id, {CONFIG: json.dumps(job)})
+        self.instance.launch_run(run.run_id, None)  # type: ignore[arg-type]  # of a run that is of no workspace
+        return run.run_id
+
+    def monitor(self) -> None:
+        """One round of Dagster's own run monitoring, and one look at what waits."""
+        with WorkspaceProcessContext(self.instance, EmptyWorkspaceTarget()) as process:
+            assert not any(execute_run_monitoring_iteration(process, logging.getLogger("monitoring")))
+        tell_waiting(self.instance)
+
+    def status(self, run_id: str) -> STATUS:
+        return present(self.instance.get_run_by_id(run_id)).status
+
+    def monitored(self, run_id: str) -> STATUS:
+        self.monitor()
+        return self.status(run_id)
+
+    def waits(self, run_id: str) -> bool:
+        """Whether it has begun, and does what it does."""
+        return (self.folder / f"{run_id}.pid").is_file()
+
+    def said(self, run_id: str, word: str, of_type: str = "ENGINE_EVENT") -> list[str]:
+        """What the run's log says."""
+        entries = self.instance.all_logs(run_id, of_type=dg.DagsterEventType(of_type))
+        lines = [present(entry.dagster_event).message or "" for entry in entries]
+        return [line for line in lines if word in line]
+
+    def why(self, run_id: str) -> str:
+        (failure,) = self.said(run_id, "", "PIPELINE_FAILURE")
+        return failure
+
+    def processes(self, run_id: str) -> list[psutil.Process]:
+        """All of its job."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(RAY_JOB) == run_id and "execute_run" in process.cmdline():
+                    found.append(process)
+        return found
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with ray_cluster(nodes=2) as started:
+        yield started
+
+
+@pytest.fixture
+def site(cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DAGSTER_PG_PASSWORD", "of the daemon alone")
+    made = Site(tmp_path, cluster)
+    with made.instance:
+        yield made
+        (tmp_path / "go").touch()  # whatever is left ends
+
+
+def until(moment: Callable[[], object]) -> None:
+    wait_until(moment, PATIENCE)
+
+
+def test_a_run_is_a_job_on_a_node_with_what_was_declared_and_nothing_of_the_daemon(site: Site) -> None:
+    run = site.launch()
+    until(lambda: site.waits(run))
+    (process,) = site.processes(run)
+    environment, command = process.environ(), " ".join(process.cmdline())
+    assert site.cluster.node_of(process)  # none of them is the head
+    assert site.monitored(run) == STATUS.STARTED
+    (site.folder / "go").touch()
+    until(lambda: site.status(run) == STATUS.SUCCESS)
+    assert environment["AWS_PROFILE"] == "acme-prod"
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert environment["FT_DAGSTER_HOST__CPU_SLOTS"] == "1"
+    assert "of the daemon alone" not in f"{environment}"
+    assert site.cluster.address not in command  # it has nothing of dagster.yaml
+    until(lambda: not site.processes(run))
+
+
+def test_a_job_that_is_killed_is_found(site: Site) -> None:
+    run = site.launch()
+    until(lambda: site.waits(run))
+    for process in site.processes(run):
+        process.kill()
+    until(lambda: site.monitored(run) == STATUS.FAILURE)
+    assert f"Ray's job dagster-run-{run} ended: FAILED" in site.why(run)
+
+
+def test_a_cancelled_run_leaves_no_process(site: Site) -> None:
+    run = site.launch()
+    until(lambda: site.waits(run))
+    assert site.launcher.terminate(run)
+    until(lambda: site.status(run) == STATUS.CANCELED)
+    until(lambda: not site.processes(run))
+
+
+def test_a_run_that_does_not_heed_its_cancel_is_killed_by_ray(site: Site) -> None:
+    run = site.launch(grace_seconds=15)
+    until(lambda: site.waits(run))
+    for process in site.processes(run):
+        process.suspend()
+    assert site.launcher.terminate(run)
+    until(lambda: not site.processes(run))
+
+
+def test_a_job_that_no_node_has_room_for_says_so_once_and_is_cancelled_at_once(site: Site) -> None:
+    gpus = {"gpus": 1, "gpu": "NVIDIA A100", "gpu_memory_gb": 80, "cpus": 2}
+    run = site.launch(cluster=gpus)
+    for _ in range(2):
+        assert site.monitored(run) == STATUS.STARTING
+    until(lambda: site.monitored(run) and site.said(run, "waits"))
+    site.monitor()
+    (line,) = site.said(run, "waits: no node of the cluster has 2 CPU, 1 GPU")
+    assert "1 CPU, 0 GPU" in line
+    assert "`resources`" in line
+    assert site.launcher.terminate(run)
+    assert site.status(run) == STATUS.CANCELED
+
+
+def test_a_run_whose_job_ends_before_it_begins_fails_with_what_the_job_printed(site: Site) -> None:
+    (site.home / "dagster.yaml").write_text("run_launcher: none of it\n")  # as the node finds it
+    run = site.launch()
+    until(lambda: site.monitored(run) == STATUS.FAILURE)
+    assert "Its job ended before the run began" in site.why(run)
+    assert "run_launcher" in site.why(run)
+
+
+def test_a_run_that_is_launched_again_has_one_job(site: Site) -> None:
+    """As where the head's answer was lost."""
+    run = site.launch()
+    until(lambda: site.waits(run))
+    site.instance.launch_run(run, None)  # type: ignore[arg-type]
+    assert len(site.processes(run)) == 1
+    assert site.launcher.terminate(run)
+    until(lambda: not site.processes(run))
+
+
+def test_a_run_whose_node_is_lost_is_found(site: Site) -> None:
+    """The last one: it takes a node of the cluster with it."""
+    run = site.launch()
+    until(lambda: site.waits(run))
+    (process,) = site.processes(run)
+    site.cluster.kill_node(site.cluster.node_of(process))
+    until(lambda: not process.is_running())
+    until(lambda: site.monitored(run) == STATUS.FAILURE)
+    assert "actor died" in site.why(run) or "FAILED" in site.why(run)
