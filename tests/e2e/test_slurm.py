@@ -161,7 +161,7 @@ class Site:
 
 def digests_of(store: Store) -> list[str]:
     """Of the model and of its export."""
-    return [present(read_head(store, KEY, stage)).digest for stage in ("fine_tuned_model", "model_export")]
+    return [present(read_head(store, PREFIX, stage)).digest for stage in ("fine_tuned_model", "model_export")]
 
 
 def settings(s3: S3Server | None, folder: Path) -> dict[str, Any]:
