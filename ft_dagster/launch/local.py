@@ -37,7 +37,7 @@ class Patience(NamedTuple):
 
 def usual_patience() -> Patience:
     """Return how long a program may take to end here: longer than it was told that it has to save."""
-    return Patience(max(GRACE, processes.grace_told() + processes.LEAVING_SECONDS))
+    return Patience(max(GRACE, processes.grace_told(0) + processes.LEAVING_SECONDS))
 
 
 class ProgramOutcome(NamedTuple):

@@ -26,9 +26,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def grace_told() -> float:
-    """Return the seconds that a program has after SIGTERM, as who started this process says; 0: unsaid."""
-    return float(os.environ.get(GRACE) or 0)
+def grace_told(otherwise: float) -> float:
+    """Return the seconds that a program has after SIGTERM, as who started this process says."""
+    return float(os.environ.get(GRACE) or otherwise)
 
 
 def become_subreaper() -> None:

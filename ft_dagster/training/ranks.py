@@ -108,7 +108,7 @@ def torch_patience() -> float:
     """Return the seconds that torch waits for a rank after SIGTERM: longer than it was told that it has to
     save.
     """
-    return max(TORCH_PATIENCE, processes.grace_told() + ENDING_SECONDS)
+    return max(TORCH_PATIENCE, processes.grace_told(0) + ENDING_SECONDS)
 
 
 def all_ends(told: list[tuple[int, float]], silent: int, now: float) -> list[tuple[int, float]]:

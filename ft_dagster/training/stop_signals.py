@@ -35,7 +35,7 @@ class Stop:
     def __init__(self) -> None:
         self.requested = False
         self._asked: int | None = None  # the exit code of a stop that may be on its way up
-        self.grace = processes.grace_told() or GRACE_SECONDS
+        self.grace = processes.grace_told(GRACE_SECONDS)
         self._can_save = False
         self._last_words: Callable[[], None] = lambda: None
 
