@@ -130,8 +130,11 @@ def test_one_file_that_both_declare_crosses_by_declaration_unless_it_is_the_plat
     assert [one.by_declaration for one in made.found().crossings if one.records == 1] == [0]
 
 
-def test_rows_behind_an_address_of_one_tenant_are_no_gift_of_the_platform(tmp_path: Path) -> None:
+def test_rows_behind_an_address_of_one_tenant_are_no_gift_of_the_platform(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Though all may read what is above it."""
+    monkeypatch.delenv("FT_DAGSTER_SOURCES__BASES")
     settings = Settings(
         project=tmp_path,
         sources=AllowedSources(

@@ -240,8 +240,11 @@ def test_stale_says_of_a_variant_whose_run_failed_what_changed(project: Path) ->
 
 
 @pytest.mark.parametrize(("listed", "state"), [("[../bases]", "never trained"), ("[]", "broken")])
-def test_a_base_that_the_platform_does_not_list_is_said(tmp_path: Path, listed: str, state: str) -> None:
+def test_a_base_that_the_platform_does_not_list_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, state: str
+) -> None:
     """A run refuses it, though the declaration is valid and everything may stand."""
+    monkeypatch.delenv("FT_DAGSTER_SOURCES__BASES")
     project = tmp_path / "project"
     declare(project, "acme.chat", base_model="../bases/x")
     (project / "ft_dagster.yaml").write_text(f"sources: {{allow: [data], bases: {listed}}}\n")

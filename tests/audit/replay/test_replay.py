@@ -243,8 +243,9 @@ def declared(tmp_path: Path) -> History:
 
 
 def test_a_task_may_call_in_the_clean_project_what_it_may_in_this_one(
-    declared: History, tmp_path: Path
+    declared: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("FT_DAGSTER_SOURCES__BASES")
     (declared.folder / "scoring.py").write_text("def score(): ...", "utf-8")
     said = {"sources": {"bases": ["/models"]}, "evaluation": {"functions": ["scoring.py", "json"]}}
     (declared.folder / "ft_dagster.yaml").write_text(json.dumps(said), "utf-8")
