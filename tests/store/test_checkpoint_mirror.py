@@ -114,6 +114,7 @@ def test_older_checkpoints_are_sent_first_and_what_makes_one_whole_last(
     assert sent.count("evidence/log.jsonl") == 1  # nothing was logged between the two
 
 
+@pytest.mark.long
 def test_what_is_half_sent_is_no_checkpoint_and_is_sent_again(s3_server: S3Server, tmp_path: Path) -> None:
     with trouble(s3_server) as (server, troubles):
         store = Store(f"s3://{server.bucket}/{tmp_path.name}", server.options, tmp_path)

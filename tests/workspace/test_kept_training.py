@@ -141,6 +141,7 @@ def undisturbed(site: Site) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_whose_host_was_lost_goes_on_on_another_to_the_same_model(site: Site, undisturbed: str) -> None:
     stored = site.copied("lost")
     first = site.trains("first", stored)
@@ -158,6 +159,7 @@ def test_a_run_whose_host_was_lost_goes_on_on_another_to_the_same_model(site: Si
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_stopped_while_another_took_over_ends_its_program_and_commits_nothing(
     site: Site, undisturbed: str
 ) -> None:
