@@ -13,6 +13,7 @@ from ft_dagster.settings_part import Part, Tenant
 from ft_dagster.spec.plain import plain_value
 
 WARM_IDLE_SECONDS = 600.0
+RUN_POD = "FT_DAGSTER_RUN_POD"  # in the environment of a run that is a pod of Kubernetes: of whom
 RAY_JOB = "FT_DAGSTER_RAY_JOB"  # in the environment of a run that is a job of Ray: a name of its own
 
 
@@ -70,9 +71,11 @@ class Host(Part):
     )
 
     def within(self, environment: Mapping[str, str]) -> Host:
-        """Return what this process may lend: in a job of Slurm or Ray what that was given, and nothing that
-        another job of the host would wait for or end with.
+        """Return what this process may lend: in a pod, or a job of Slurm or Ray, what that was given,
+        and nothing that another job of the host would wait for or end with.
         """
+        if RUN_POD in environment:  # whose devices, disk and processes are its own
+            return self.model_copy(update={"gpus": None, "quota": {}})
         if "SLURM_JOB_ID" in environment:
             memory = float(environment.get("SLURM_MEM_PER_NODE", "0")) * 2**20 / 1e9
             job = f"slurm-{environment['SLURM_JOB_ID']}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from ft_dagster.automation.clusters.devices import ask_of_run
 from ft_dagster.errors import UserError
+from ft_dagster.host_settings import RUN_POD
 from ft_dagster.kubernetes_settings import KubernetesSettings, PodProfile
 from ft_dagster.launch.choice import refuse_pod
 from ft_dagster.launch.leases import Ask
@@ -147,6 +148,7 @@ def _container(settings: Settings, pods: KubernetesSettings, tenant: str | None,
         "FT_DAGSTER_HOST__CPU_SLOTS": str(max(1, int(cores))),
         "FT_DAGSTER_HOST__MEMORY_GB": f"{memory:g}",
         "FT_DAGSTER_KEYS": f"{work}/keys",
+        RUN_POD: tenant or "",
         "HOME": work,
         "TMPDIR": work,
     }

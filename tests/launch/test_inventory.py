@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.host_settings import RAY_JOB, Host
+from ft_dagster.host_settings import RAY_JOB, RUN_POD, Host
 from ft_dagster.launch.inventory import Device, declared, find_devices, visible
 from ft_dagster.settings import load_settings
 
@@ -94,6 +94,11 @@ def test_a_job_of_ray_lends_the_cores_and_gpus_that_it_was_given_and_leaves_no_s
     host, other = (declared.within({RAY_JOB: job, "CUDA_VISIBLE_DEVICES": "2,3"}) for job in ("a", "b"))
     assert (host.cpu_slots, host.gpus, host.quota, host.warm_start) == (2, None, {}, "off")
     assert len({each.lock_folder for each in (host, other, declared)}) == 3
+
+
+def test_a_pod_lends_all_that_it_was_given_whatever_the_settings_say_of_hosts() -> None:
+    host = Host(cpu_slots=2, gpus=(), quota={"default": 1}).within({RUN_POD: "acme"})
+    assert (host.cpu_slots, host.gpus, host.quota) == (2, None, {})
 
 
 def test_outside_of_a_job_of_slurm_a_host_is_what_its_settings_say() -> None:
