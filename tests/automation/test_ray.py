@@ -5,7 +5,6 @@ wait. Needs the extra `ray`.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +14,7 @@ import dagster as dg
 import psutil
 import pytest
 import yaml
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import EmptyWorkspaceTarget
-from dagster._daemon.monitoring import execute_run_monitoring_iteration
 
-from ft_dagster.automation.clusters.waiting import tell_waiting
 from ft_dagster.automation.ray.launcher import RunJobLauncher
 from ft_dagster.automation.ray.order import CONFIG, job_of
 from ft_dagster.automation.tags import TENANT, VARIANT
@@ -27,6 +22,7 @@ from ft_dagster.host_settings import RAY_JOB
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from tests.automation.declarations import declare
+from tests.automation.launched_runs import LaunchedRuns
 from tests.automation.programs.waiting_job import waiting
 from tests.e2e.instance import wait_until
 from tests.instances import lay_databases
@@ -41,7 +37,7 @@ PATIENCE = 300.0
 STATUS = dg.DagsterRunStatus
 
 
-class Site:
+class Site(LaunchedRuns):
     """A project whose instance is that of deploy/ray, but for its storage."""
 
     def __init__(self, folder: Path, cluster: RayCluster) -> None:
@@ -74,33 +70,6 @@ class Site:
         self.instance.add_run_tags(run.run_id, {CONFIG: json.dumps(job)})
         self.instance.launch_run(run.run_id, None)  # type: ignore[arg-type]  # of a run that is of no workspace
         return run.run_id
-
-    def monitor(self) -> None:
-        """One round of Dagster's own run monitoring, and one look at what waits."""
-        with WorkspaceProcessContext(self.instance, EmptyWorkspaceTarget()) as process:
-            assert not any(execute_run_monitoring_iteration(process, logging.getLogger("monitoring")))
-        tell_waiting(self.instance)
-
-    def status(self, run_id: str) -> STATUS:
-        return present(self.instance.get_run_by_id(run_id)).status
-
-    def monitored(self, run_id: str) -> STATUS:
-        self.monitor()
-        return self.status(run_id)
-
-    def waits(self, run_id: str) -> bool:
-        """Whether it has begun, and does what it does."""
-        return (self.folder / f"{run_id}.pid").is_file()
-
-    def said(self, run_id: str, word: str, of_type: str = "ENGINE_EVENT") -> list[str]:
-        """What the run's log says."""
-        entries = self.instance.all_logs(run_id, of_type=dg.DagsterEventType(of_type))
-        lines = [present(entry.dagster_event).message or "" for entry in entries]
-        return [line for line in lines if word in line]
-
-    def why(self, run_id: str) -> str:
-        (failure,) = self.said(run_id, "", "PIPELINE_FAILURE")
-        return failure
 
     def processes(self, run_id: str) -> list[psutil.Process]:
         """All of its job."""
@@ -165,6 +134,15 @@ def test_a_cancelled_run_leaves_no_process(site: Site) -> None:
     assert site.launcher.terminate(run)
     until(lambda: site.status(run) == STATUS.CANCELED)
     until(lambda: not site.processes(run))
+
+
+def test_a_job_that_outlives_its_run_is_ended(site: Site) -> None:
+    """As where the head did not answer when that was cancelled."""
+    run = site.launch()
+    until(lambda: site.waits(run))
+    site.instance.report_run_canceled(present(site.instance.get_run_by_id(run)))
+    until(lambda: site.monitored(run) and not site.processes(run))
+    assert len(site.said(run, "still lives, and is ended")) == 1
 
 
 def test_a_run_that_does_not_heed_its_cancel_is_killed_by_ray(site: Site) -> None:

@@ -4,7 +4,6 @@ to wait. Needs slurmctld, slurmd, slurm-client and munge.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +13,10 @@ import dagster as dg
 import psutil
 import pytest
 import yaml
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import EmptyWorkspaceTarget
-from dagster._daemon.monitoring import execute_run_monitoring_iteration
 
-from ft_dagster.automation.clusters.watch import look
 from ft_dagster.automation.tags import VARIANT
 from tests.automation.declarations import declare
+from tests.automation.launched_runs import LaunchedRuns
 from tests.automation.programs.waiting_job import waiting
 from tests.e2e.instance import wait_until
 from tests.instances import lay_databases
@@ -36,7 +32,7 @@ PATIENCE = 300.0
 TINY, H100 = {"name": "NVIDIA Tiny", "memory_gb": 8.0}, {"name": "NVIDIA H100", "memory_gb": 80.0}
 
 
-class Site:
+class Site(LaunchedRuns):
     """A project whose instance is that of deploy/slurm, but for its storage."""
 
     def __init__(self, folder: Path, cluster: SlurmCluster) -> None:
@@ -64,35 +60,8 @@ class Site:
         self.instance.launch_run(run.run_id, None)  # type: ignore[arg-type]  # of a run that is of no workspace
         return run.run_id
 
-    def monitor(self) -> None:
-        """One round of Dagster's own run monitoring, and one look of the watch."""
-        with WorkspaceProcessContext(self.instance, EmptyWorkspaceTarget()) as process:
-            assert not any(execute_run_monitoring_iteration(process, logging.getLogger("monitoring")))
-        look(self.instance)
-
-    def status(self, run_id: str) -> dg.DagsterRunStatus:
-        return present(self.instance.get_run_by_id(run_id)).status
-
-    def monitored(self, run_id: str) -> dg.DagsterRunStatus:
-        self.monitor()
-        return self.status(run_id)
-
-    def waits(self, run_id: str) -> bool:
-        """Whether it has begun, and does what it does."""
-        return (self.folder / f"{run_id}.pid").is_file()
-
     def let_go(self) -> None:
         (self.folder / "go").touch()
-
-    def said(self, run_id: str, word: str, of_type: str = "ENGINE_EVENT") -> list[str]:
-        """What the run's log says."""
-        entries = self.instance.all_logs(run_id, of_type=dg.DagsterEventType(of_type))
-        lines = [present(entry.dagster_event).message or "" for entry in entries]
-        return [line for line in lines if word in line]
-
-    def why(self, run_id: str) -> str:
-        (failure,) = self.said(run_id, "", "PIPELINE_FAILURE")
-        return failure
 
     def processes(self) -> list[psutil.Process]:
         """All of its jobs."""

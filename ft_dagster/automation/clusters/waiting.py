@@ -11,7 +11,7 @@ import dagster as dg
 
 from ft_dagster.dagster_private import EngineEventData
 
-JOB, REASON = "job", "waits_for"  # what lines in a run's log tell
+JOB, REASON, ENDED = "job", "waits_for", "asked_to_end"  # what lines in a run's log tell
 STARTING = dg.DagsterRunStatus.STARTING
 
 

@@ -20,9 +20,8 @@ from ft_dagster.automation.clusters.waiting import TellsWaiting, tell_waiting
 
 LOOK_SECONDS = 20.0  # between two looks
 LATELY = timedelta(days=1)  # since its end, for which a run's job is looked for
-SETTLED = timedelta(
-    minutes=10
-)  # after its end no job of a run is made any more, and one that fails has ended
+# After a run's end, when no job of it is made any more, and one that was to end with it has.
+SETTLED = timedelta(minutes=10)
 CANCELING, CANCELED = dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED
 FAILURE = dg.DagsterRunStatus.FAILURE
 log = logging.getLogger(__name__)

@@ -9,10 +9,12 @@ run that it is being cancelled before it knows whether the head hears of it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import dagster as dg
@@ -20,7 +22,8 @@ from dagster_ray.configs import RayJobSubmissionClientConfig
 from dagster_ray.core.run_launcher import RayRunLauncher, get_job_submission_id_from_run_id
 
 from ft_dagster.automation.clusters.command import command_of, environment_of
-from ft_dagster.automation.clusters.waiting import JOB, TellsWaiting, WaitingRun, said
+from ft_dagster.automation.clusters.waiting import ENDED, JOB, TellsWaiting, WaitingRun, newest, said
+from ft_dagster.automation.clusters.watch import EndsJobs
 from ft_dagster.automation.ray.order import CONFIG, is_of_a_tenant, needs_of
 from ft_dagster.automation.ray.waiting import nodes_of, why
 from ft_dagster.automation.tags import NOBODY, TENANT
@@ -38,10 +41,11 @@ from ft_dagster.settings import PROJECT_VARIABLE
 
 AWAY_SECONDS = 60.0  # in which a head may come back before a run that is launched fails
 PYTHON = ("python", "-P", "-m", "dagster")  # of the node
+log = logging.getLogger(__name__)
 LEAST_CPUS = 1  # of a job whose tag says nothing: without resources Ray would put it on the head
 
 
-class RunJobLauncher(RayRunLauncher, TellsWaiting):
+class RunJobLauncher(RayRunLauncher, TellsWaiting, EndsJobs):
     """Launches runs as `RayRunLauncher` does, as the jobs that the coordinator wrote into their tags."""
 
     submitting_seconds = 3 * AWAY_SECONDS
@@ -129,6 +133,22 @@ class RunJobLauncher(RayRunLauncher, TellsWaiting):
             except Exception as error:  # whatever Ray raises: nothing is known then
                 message = f"Ray does not say whether its job waits: {first_line(str(error))}"
                 yield WaitingRun(run, "silent", message)
+
+    def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
+        gone = list[str]()
+        for run in runs:
+            try:
+                job = self._job(run)
+                if job is None or job.status.is_terminal():
+                    gone.append(run.run_id)
+                    continue
+                answered(partial(self.client.stop_job, _id(run)))
+            except Exception as error:  # whatever Ray raises: it is tried again
+                log.warning("cannot end what is left of run %s: %s", run.run_id, first_line(str(error)))
+                continue
+            if run.is_finished and newest(self._instance, run, ENDED) is None:
+                said(run, self._instance, f"Its job {_id(run)} still lives, and is ended", {ENDED: _id(run)})
+        return gone
 
     def _submit(self, run: dg.DagsterRun) -> None:
         """Submit the job of a run, where an answer that was lost did not say so before. A head that is away

@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.automation.clusters.waiting import JOB, TellsWaiting, WaitingRun, newest, said
+from ft_dagster.automation.clusters.waiting import ENDED, JOB, TellsWaiting, WaitingRun, newest, said
 from ft_dagster.automation.clusters.watch import EndsJobs
 from ft_dagster.automation.coordinator import own_assets
 from ft_dagster.automation.slurm.order import CONFIG, name_of, order_of, output_of
@@ -32,7 +32,6 @@ from ft_dagster.errors import UserError
 from ft_dagster.launch import slurm
 
 AWAY_SECONDS = 60.0  # in which a controller may come back before a run that is launched fails
-ENDED = "asked_to_end"  # what a line in a run's log tells: jobs
 MOST_NAMES = 500  # in one command
 log = logging.getLogger(__name__)
 
