@@ -6,63 +6,59 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import psutil
 import pytest
-import yaml
 
-from ft_dagster.automation.processes.instance import failure_of, launch, opened, write_home
+from ft_dagster.automation.processes.instance import write_home
 from ft_dagster.host_settings import RAY_JOB
 from ft_dagster.lineage.release import history
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import VariantKey
-from ft_dagster.store import Store, read_head
 from ft_dagster.training.checkpoints import MANIFEST
-from tests.e2e.instance import BIN, running, wait_until
+from tests.e2e.instance import wait_until
 from tests.e2e.project import command_environment, edit, write_project
-from tests.e2e.workshop import Workshop
+from tests.e2e.run_sites import (
+    ENDED,
+    PATIENCE,
+    PREFIX,
+    RunSite,
+    digests_of,
+    store_settings,
+    write_credentials,
+)
 from tests.postgres import PASSWORD
-from tests.present import present
 from tests.ray_cluster import RayCluster, ray_cluster, workers_that_train
-from tests.s3_server import KEY as S3_KEY
 from tests.s3_server import SECRET as S3_SECRET
 from tests.s3_server import S3Server
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 DEPLOY = Path(__file__).parents[2] / "deploy/ray"
-KEY, PREFIX = "acme.places", "tenants/acme/places"
 STATUS = dg.DagsterRunStatus
-ENDED = {STATUS.SUCCESS, STATUS.FAILURE, STATUS.CANCELED}
-PATIENCE = 600.0  # seconds
 NODES = 3
 
 
-class Site:
+class Site(RunSite):
     """A project whose runs are jobs. The nodes have the database's password and a file with every tenant's
     profile; the daemon has that file too, and a secret of its own.
     """
 
     def __init__(self, folder: Path, base: Path, database: str, s3: S3Server) -> None:
         self.folder, self.work = write_project(folder / "project", base), folder / "node"
-        content = settings(s3, folder) | {
+        content = store_settings(s3, folder) | {
             "ray": {"grace_seconds": 60},
             "cluster": {"cpus": 1, "work_folder": str(self.work)},
         }
         edit(self.folder / "ft_dagster.yaml", lambda declared: declared.update(content))
-        credentials, keys = folder / "credentials", f"aws_access_key_id = {S3_KEY}\n"
-        keys += f"aws_secret_access_key = {S3_SECRET}\n"
-        credentials.write_text(f"[platform]\n{keys}[acme]\n{keys}")
         self.settings = load_settings(self.folder)
         self.of_nodes = {
             **command_environment(self.folder),
             "PG_URL": database,
-            "AWS_SHARED_CREDENTIALS_FILE": str(credentials),
+            "AWS_SHARED_CREDENTIALS_FILE": str(write_credentials(folder / "credentials")),
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         own = {**self.of_nodes, "AWS_SECRET_ACCESS_KEY": "of the daemon alone"}
@@ -73,54 +69,13 @@ class Site:
     def use(self, cluster: RayCluster) -> None:
         """The dagster.yaml of deploy/ray, for this cluster."""
         self.cluster = cluster
-        content = yaml.safe_load((DEPLOY / "dagster.yaml").read_text("utf-8"))
-        content["storage"] = {"postgres": {"postgres_url": {"env": "PG_URL"}}}
-        content["run_launcher"]["config"]["ray"]["address"] = cluster.address
-        content["run_monitoring"]["poll_interval_seconds"] = 2
-        (self.home / "dagster.yaml").write_text(yaml.safe_dump(content), "utf-8")
-
-    def train_longer(self) -> None:
-        longer = {"num_train_epochs": 16, "evaluations": 8}
-        edit(self.folder / "tenants/acme/places.yaml", lambda content: content["training"].update(longer))
-
-    @contextmanager
-    def daemon(self) -> Iterator[None]:
-        command: list[str | Path] = [BIN / "dagster-daemon", "run", "-w", self.home / "workspace.yaml"]
-        with running(command, self.environment):
-            yield
-
-    def submit(self) -> str:
-        with opened(self.home) as instance:
-            (run,) = launch(instance, self.settings, [VariantKey.parse(KEY)], "test")
-        return run.run_id
-
-    def runs(self) -> dict[str, dg.DagsterRun]:
-        with opened(self.home) as instance:
-            return {run.run_id: run for run in instance.get_runs()}
-
-    def status(self, run_id: str) -> STATUS:
-        return self.runs()[run_id].status
-
-    def cancel(self, run_id: str) -> bool:
-        with opened(self.home) as instance:
-            return instance.run_coordinator.cancel_run(run_id)
-
-    def why(self, run_id: str) -> str:
-        with opened(self.home) as instance:
-            return failure_of(instance, run_id)
-
-    @property
-    def store(self) -> Store:
-        return self.settings.open_store("acme")
+        self.write_instance(DEPLOY, {"ray": {"address": cluster.address}})
 
     def steps_kept(self) -> int:
         """The step of the newest checkpoint that is whole in the store; 0 without one."""
-        kept = [path.split("/") for path in self.store.files_below("tenants/acme/places/fine_tuned_model")]
+        kept = [path.split("/") for path in self.store.files_below(f"{PREFIX}/fine_tuned_model")]
         steps = [parts[-2].rpartition("-")[2] for parts in kept if parts[-1] == MANIFEST]
         return max(map(int, steps), default=0)
-
-    def trainer(self) -> psutil.Process:
-        return workers_that_train(self.work)[0]
 
     def trains_beyond(self, step: int) -> bool:
         return bool(self.steps_kept() > step and workers_that_train(self.work))
@@ -144,29 +99,6 @@ class Site:
         self.cluster.kill_node(self.cluster.node_of(run))
         wait_until(lambda: not self.jobs(), PATIENCE)
         shutil.rmtree(self.work)
-
-    def digests_here(self) -> list[str]:
-        """What this host makes of it, undisturbed, in a store of its own."""
-        here = self.folder.with_name("here")
-        shutil.copytree(self.folder, here, ignore=shutil.ignore_patterns(".ft_dagster"))
-        away = (*settings(None, here), "ray", "cluster")
-        edit(here / "ft_dagster.yaml", lambda content: [content.pop(name) for name in away])
-        with dg.DagsterInstance.ephemeral() as instance:
-            Workshop(here, instance).materialize(KEY)
-        return digests_of(load_settings(here).open_store())
-
-
-def digests_of(store: Store) -> list[str]:
-    """Of the model and of its export."""
-    return [present(read_head(store, PREFIX, stage)).digest for stage in ("fine_tuned_model", "model_export")]
-
-
-def settings(s3: S3Server | None, folder: Path) -> dict[str, Any]:
-    return {
-        "store": f"s3://{s3 and s3.bucket}/{folder.name}",
-        "store_options": {"endpoint_url": s3 and s3.endpoint},
-        "store_profiles": {"default": "platform", "per_tenant": {"acme": "acme"}},
-    }
 
 
 @pytest.fixture
@@ -201,19 +133,14 @@ def test_a_variant_is_cancelled_and_loses_two_nodes_and_is_released_as_the_model
             wait_until(partial(site.trains_beyond, at), PATIENCE)
             at = site.steps_kept()
             site.lose_the_node_that_trains()
-        wait_until(lambda: len(site.runs()) == 4 and ENDED.issuperset(statuses(site)), PATIENCE)
+        wait_until(lambda: len(site.runs()) == 4 and ENDED.issuperset(site.statuses()), PATIENCE)
         wait_until(lambda: not site.jobs(), PATIENCE)
     last = [run for run in site.runs().values() if run.status == STATUS.SUCCESS]
     assert [run.root_run_id for run in last] == [second], [site.why(run) for run in site.runs()]
-    resumed = present(read_head(site.store, PREFIX, "fine_tuned_model")).figures["resumed_from"]
-    assert max(resumed) >= at > 0
+    assert max(site.resumed_from()) >= at > 0
     assert history(site.store, PREFIX)
     assert {each["AWS_PROFILE"] for each in environments} == {"acme"}
     for secret in ("of the daemon alone", S3_SECRET):
         assert secret not in f"{environments}"
     assert PASSWORD not in entrypoints
-    assert site.digests_here() == digests_of(site.store)
-
-
-def statuses(site: Site) -> list[STATUS]:
-    return [run.status for run in site.runs().values()]
+    assert site.digests_here("ray", "cluster") == digests_of(site.store)
