@@ -76,16 +76,16 @@ class Host(Part):
         """
         if RUN_POD in environment:  # whose devices, disk and processes are its own
             return self.model_copy(update={"gpus": None, "quota": {}})
-        if "SLURM_JOB_ID" in environment:
+        if RAY_JOB in environment:  # also where the cluster was started in a job of Slurm
+            job = f"ray-{environment[RAY_JOB]}"
+            given: dict[str, Any] = {"warm_start": "off"}  # Ray would not end a process that the job leaves
+        elif "SLURM_JOB_ID" in environment:
             memory = float(environment.get("SLURM_MEM_PER_NODE", "0")) * 2**20 / 1e9
             job = f"slurm-{environment['SLURM_JOB_ID']}"
-            given: dict[str, Any] = {
+            given = {
                 "cpu_slots": int(environment.get("SLURM_CPUS_ON_NODE", "1")),
                 "memory_gb": memory or self.memory_gb,
             }
-        elif RAY_JOB in environment:
-            job = f"ray-{environment[RAY_JOB]}"
-            given = {"warm_start": "off"}  # Ray would not end a process that the job leaves
         else:
             return self
         given |= {

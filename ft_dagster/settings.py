@@ -167,7 +167,9 @@ class _Environment(EnvSettingsSource):
     """Reads settings of the environment; the project that it may name is asked for by `load_settings`."""
 
     def __call__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__call__().items() if name != "project"}
+        said = {name: value for name, value in super().__call__().items() if name != "project"}
+        nothing = {name for name in Settings.model_fields if os.environ.get(_variable(name)) == "null"}
+        return {**said, **dict.fromkeys(nothing)}  # which the base leaves to the file
 
 
 class Settings(BaseSettings):
@@ -443,6 +445,10 @@ def load_settings(project: Path | str | None = None) -> Settings:
 
 def _said_in(field: str) -> str | None:
     """Return the variable of the environment that says a field (`host.cpu_slots`), if one does."""
-    parts = field.upper().split(".")
-    names = ("FT_DAGSTER_" + "__".join(parts[:count]) for count in range(len(parts), 0, -1))
+    parts = field.split(".")
+    names = (_variable(*parts[:count]) for count in range(len(parts), 0, -1))
     return next((f"the environment, {name}" for name in names if name in os.environ), None)
+
+
+def _variable(*parts: str) -> str:
+    return "FT_DAGSTER_" + "__".join(parts).upper()

@@ -16,7 +16,11 @@ from ft_dagster.kubernetes_settings import KubernetesSettings
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, Say
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.remote.offer import ask_of_cluster, refuse_beyond, refuse_resources
-from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
+from ft_dagster.launch.remote.passed import (
+    options_to_pass,
+    refuse_secret_variables,
+    refuse_users_in_addresses,
+)
 from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.program import TRAINING, ProgramResult
 from ft_dagster.roots import is_address
@@ -79,19 +83,24 @@ def refuse_lacking(settings: Settings, leases: Leases, key: VariantKey, spec: Va
     """Raises UserError where a declaration's training needs what the launcher can never give, or where the
     launcher itself cannot be opened.
     """
-    if settings.kubernetes is not None:
-        refuse_pod(settings, settings.kubernetes, key.tenant)
-        _refuse_nodes(spec, "a run on Kubernetes is one pod, on one node", SEVERAL_ON_KUBERNETES)
-        refuse_resources(settings.cluster, ask_of_cluster(settings.cluster, key, spec.resources))
-    elif settings.runs_in_cluster:
-        refuse_job(settings)
-        _refuse_nodes(spec, "a run on Ray is one job, on one node", SEVERAL_ON_RAY)
-        refuse_resources(settings.cluster, ask_of_cluster(settings.cluster, key, spec.resources))
+    if settings.runs_in_cluster:
+        refuse_run(settings, key, spec)
     elif settings.launcher == LOCAL:
         leases.candidates(leases.ask_of(key, spec.resources))
     else:
         CLUSTERS[settings.launcher]().check(settings)
         refuse_beyond(settings.cluster, settings.launcher, key, spec)
+
+
+def refuse_run(settings: Settings, key: VariantKey, spec: VariantSpec) -> None:
+    """Raises UserError where no pod, or no job of Ray, can be a run of a declaration, on any host."""
+    if settings.kubernetes is not None:
+        refuse_pod(settings, settings.kubernetes, key.tenant)
+        _refuse_nodes(spec, "a run on Kubernetes is one pod, on one node", SEVERAL_ON_KUBERNETES)
+    else:
+        refuse_job(settings)
+        _refuse_nodes(spec, "a run on Ray is one job, on one node", SEVERAL_ON_RAY)
+    refuse_resources(settings.cluster, ask_of_cluster(settings.cluster, key, spec.resources))
 
 
 def refuse_pod(settings: Settings, pods: KubernetesSettings, tenant: str | None) -> None:
@@ -132,6 +141,9 @@ def refuse_job(settings: Settings) -> None:
     file = settings.project / FILE
     refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
     refuse_secret_variables(variables_of(settings), VARIABLES, file)
+    refuse_users_in_addresses(
+        {} if settings.ray is None else settings.ray.runtime_env, "ray.runtime_env", file
+    )
 
 
 def _refuse_nodes(spec: VariantSpec, problem: str, elsewhere: str) -> None:

@@ -5,8 +5,12 @@ launcher does without a head. `test_ray.py` has a real cluster.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import dagster as dg
@@ -141,6 +145,8 @@ def test_what_no_node_has_is_refused_by_the_plan_and_its_run_gets_no_gpu(
         ({"cluster": {"environment": {"HF_TOKEN": "hidden"}}}, "cluster.environment.HF_TOKEN"),
         ({"ray": {"runtime_env": {"env_vars": {"A_SECRET": "hidden"}}}}, "ray.runtime_env.env_vars.A_SECRET"),
         ({"ray": {"runtime_env": {"env_vars": ["HF_TOKEN=hidden"]}}}, "ray.runtime_env.env_vars"),
+        ({"ray": {"runtime_env": {"working_dir": "https://bot:hidden@x/y"}}}, "ray.runtime_env.working_dir"),
+        ({"ray": {"runtime_env": {"pip": ["a", "b @ https://hidden@x/b"]}}}, "ray.runtime_env.pip.1"),
     ],
 )
 def test_the_plan_says_what_no_job_can_be_made_of(tmp_path: Path, changed: Json, named: str) -> None:
@@ -154,6 +160,14 @@ def test_the_plan_says_what_no_job_can_be_made_of(tmp_path: Path, changed: Json,
             refusing()
         assert error.value.field == named
         assert "hidden" not in str(error.value)
+
+
+def test_a_job_is_the_same_whichever_host_submits_it(tmp_path: Path) -> None:
+    """One whose settings name GPUs that this host lacks, as before the runs went to a cluster."""
+    settings = settings_in(tmp_path, host={"lock_folder": str(tmp_path / "locks"), "gpus": ["0", "7"]})
+    assert made(settings, gpus=2)["num_gpus"] == 2
+    settings = settings_in(tmp_path, ray={"runtime_env": {"pip": ["a @ git+ssh://git@x/a"]}})
+    assert made(settings)["num_gpus"] == 1
 
 
 def test_settings_that_make_runs_pods_and_jobs_at_once_are_refused(tmp_path: Path) -> None:
@@ -194,10 +208,10 @@ def test_a_job_that_waits_is_told_of_by_what_the_nodes_have() -> None:
 class Away:
     """An instance whose runs are jobs of a head that is not there."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, port: int | None = None) -> None:
         lay_databases(home)
         launcher = {"module": RunJobLauncher.__module__, "class": RunJobLauncher.__name__}
-        config = {"ray": {"address": f"http://127.0.0.1:{free_port()}"}}
+        config = {"ray": {"address": f"http://127.0.0.1:{port or free_port()}"}}
         content = {"run_launcher": {**launcher, "config": config}, "run_retries": {"enabled": True}}
         (home / "dagster.yaml").write_text(yaml.safe_dump(content))
         self.instance = dg.DagsterInstance.from_config(str(home))
@@ -217,6 +231,9 @@ class Away:
         return "\n".join(present(entry.dagster_event).message or "" for entry in entries)
 
 
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra `ray`")
+
+
 @pytest.fixture
 def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Away]:
     monkeypatch.setattr("ft_dagster.automation.ray.launcher.AWAY_SECONDS", 0.0)
@@ -233,6 +250,18 @@ def test_a_run_of_a_tenant_that_the_coordinator_did_not_place_is_not_started(awa
         assert run.tags["dagster/will_retry"] == "false"
 
 
+def test_a_launch_where_ray_is_not_installed_fails_in_a_line(
+    away: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    run = away.launch(away.run())
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    assert "ray is not installed here. pip install 'ft-dagster[ray]'" in away.lines(run)
+
+
+@needs_ray
 def test_a_head_that_is_away_fails_a_launch_in_a_line(away: Away) -> None:
     run = away.launch(away.run())
     assert run.status == dg.DagsterRunStatus.FAILURE
@@ -240,6 +269,7 @@ def test_a_head_that_is_away_fails_a_launch_in_a_line(away: Away) -> None:
     assert "Traceback" not in away.lines(run)
 
 
+@needs_ray
 def test_a_head_that_is_away_ends_no_run_and_its_cancel_is_to_be_asked_again(away: Away) -> None:
     run = away.run()
     away.instance.report_dagster_event(dg.DagsterEvent("PIPELINE_STARTING", run.job_name), run.run_id)
@@ -254,6 +284,37 @@ def test_a_head_that_is_away_ends_no_run_and_its_cancel_is_to_be_asked_again(awa
     assert not away.launcher.terminate(run.run_id)
     assert present(away.instance.get_run_by_id(run.run_id)).status == dg.DagsterRunStatus.STARTED
     assert "cancel it again" in away.lines(run)
+
+
+class NotReady(BaseHTTPRequestHandler):
+    """What stands in front of a head that has no ready endpoint."""
+
+    def do_GET(self) -> None:
+        version = json.dumps({"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": "s"})
+        is_first = self.path.endswith("/version")
+        self.send_response(200 if is_first else 404)
+        self.end_headers()
+        self.wfile.write((version if is_first else "404 page not found").encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@needs_ray
+def test_what_stands_in_front_of_a_head_and_knows_nothing_ends_no_run(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), NotReady)
+    Thread(target=server.serve_forever, daemon=True).start()
+    made = Away(tmp_path, server.server_port)
+    with made.instance:
+        run = made.run()
+        made.instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", run.job_name), run.run_id)
+        run = present(made.instance.get_run_by_id(run.run_id))
+        assert made.launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+        assert not made.launcher.terminate(run.run_id)
+        assert present(made.instance.get_run_by_id(run.run_id)).status == dg.DagsterRunStatus.STARTED
+        assert [*made.launcher.end_jobs([run])] == []
+    server.shutdown()
 
 
 def test_the_launcher_takes_no_word_of_what_a_job_gets(tmp_path: Path) -> None:

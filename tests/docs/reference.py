@@ -66,8 +66,8 @@ PAGES = {
     "settings.md": FieldsPage(
         "Settings: ft_dagster.yaml",
         "Where an installation keeps things, and what declarations may read. Environment variables override "
-        "it, field by field (`FT_DAGSTER_STORE`, `FT_DAGSTER_HOST__CPU_SLOTS`). "
-        "`ft-dagster schema --settings`.",
+        "it, field by field, and entries of mappings one by one (`FT_DAGSTER_STORE`, "
+        "`FT_DAGSTER_HOST__CPU_SLOTS`). `ft-dagster schema --settings`.",
         Settings,
     ),
 }  # fmt: skip

@@ -96,6 +96,11 @@ def test_a_job_of_ray_lends_the_cores_and_gpus_that_it_was_given_and_leaves_no_s
     assert len({each.lock_folder for each in (host, other, declared)}) == 3
 
 
+def test_a_job_of_a_ray_cluster_that_was_started_in_a_job_of_slurm_is_one_of_ray() -> None:
+    host = Host(cpu_slots=4).within({**JOB, RAY_JOB: "a"})
+    assert (host.cpu_slots, host.lock_folder.name, host.warm_start) == (4, "ray-a", "off")
+
+
 def test_a_pod_lends_all_that_it_was_given_whatever_the_settings_say_of_hosts() -> None:
     host = Host(cpu_slots=2, gpus=(), quota={"default": 1}).within({RUN_POD: "acme"})
     assert (host.cpu_slots, host.gpus, host.quota) == (2, None, {})

@@ -53,7 +53,7 @@ def test_what_is_no_credential_is_passed() -> None:
     ("name", "value"),
     [
         ("WANDB_API_KEY", "sesame"), ("HF_TOKEN", "sesame"), ("AWS_ACCESS_KEY_ID", "sesame"),
-        ("db_password", "sesame"), ("HTTPS_PROXY", "http://acme:sesame@proxy:3128"),
+        ("db_password", "sesame"), ("PGPASSWORD", "sesame"), ("MYSQL_PWD", "sesame"), ("HTTPS_PROXY", "http://acme:sesame@proxy:3128"),
     ],
 )  # fmt: skip
 def test_secrets_in_the_environment_of_nodes_are_refused(name: str, value: str, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_other_variables_are_not() -> None:
 def test_a_plan_says_so(content: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tenants").mkdir()
     (tmp_path / "ft_dagster.yaml").write_text(content)
-    monkeypatch.setattr("ft_dagster.launch.on_ray.launcher.find_spec", lambda name: name)
+    monkeypatch.setattr("ft_dagster.launch.on_ray.head.find_spec", lambda name: name)
     with pytest.raises(UserError) as error:
         CLUSTERS["ray"]().check(load_settings(tmp_path))
     assert (error.value.field, str(error.value.file)) == (field, str(tmp_path / "ft_dagster.yaml"))

@@ -76,7 +76,7 @@ class Recorded:
 
     def get_job_info(self, job_id: str) -> SimpleNamespace:
         if job_id not in self.states:
-            raise RuntimeError("Request failed with status code 404: no such job")
+            raise RuntimeError("Request failed with status code 404: Job it does not exist")
         state = self.states[job_id]
         return SimpleNamespace(status=SimpleNamespace(value=state, is_terminal=lambda: state == "STOPPED"))
 
@@ -225,7 +225,7 @@ def test_the_store_is_opened_with_the_tenants_profile(
     )
     (tmp_path / "credentials").write_text("[platform]\n[acme-prod]\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setattr("ft_dagster.launch.on_ray.launcher.find_spec", lambda name: name)
+    monkeypatch.setattr("ft_dagster.launch.on_ray.head.find_spec", lambda name: name)
     opened = {
         tenant: on_ray.open_launcher(load_settings(tmp_path), tenant).staging.store.fs.storage_options
         for tenant in ("acme", "globex")
@@ -236,11 +236,18 @@ def test_the_store_is_opened_with_the_tenants_profile(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(404, Unknown), (500, ConnectionError), (503, ConnectionError), (400, UserError)]
+    ("said", "kind"),
+    [
+        ("404: Job it does not exist", Unknown),
+        ("404: page not found", ConnectionError),  # of a proxy in front of the head
+        ("500: for a reason", ConnectionError),
+        ("503: for a reason", ConnectionError),
+        ("400: for a reason", UserError),
+    ],
 )
-def test_answers_of_a_head_are_told_apart(status: int, kind: type[Exception]) -> None:
+def test_answers_of_a_head_are_told_apart(said: str, kind: type[Exception]) -> None:
     def refuse() -> None:
-        raise RuntimeError(f"Request failed with status code {status}: for a reason")
+        raise RuntimeError(f"Request failed with status code {said}")
 
     with pytest.raises(kind):
         answered(refuse)

@@ -220,6 +220,18 @@ def test_the_environment_overrides_one_field_of_what_the_file_says(
     assert (settings.store, settings.project) == ("here", project)
 
 
+def test_the_environment_can_say_that_a_part_of_the_file_is_not_there(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = file.parents[2]
+    (project / "ft_dagster.yaml").write_text("ray: {grace_seconds: 60}\nhost: {gpus: ['0']}\n")
+    assert load_settings(project).runs_in_cluster
+    monkeypatch.setenv("FT_DAGSTER_RAY", "null")
+    monkeypatch.setenv("FT_DAGSTER_HOST__GPUS", "null")
+    settings = load_settings(project)
+    assert (settings.ray, settings.host.gpus, settings.runs_in_cluster) == (None, None, False)
+
+
 def test_a_bad_value_of_the_environment_names_its_variable(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

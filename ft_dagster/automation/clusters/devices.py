@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ft_dagster.errors import UserError
-from ft_dagster.launch.choice import refuse_lacking
-from ft_dagster.launch.leases import Ask, of_host
+from ft_dagster.launch.choice import refuse_run
+from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.remote.offer import ask_of_cluster
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
@@ -17,7 +17,7 @@ def ask_of_run(settings: Settings, declared: Declared | None) -> Ask | None:
     if declared is None:
         return None
     try:
-        refuse_lacking(settings, of_host(settings.host), declared.key, declared.spec)
+        refuse_run(settings, declared.key, declared.spec)
     except UserError:
         return None
     return ask_of_cluster(settings.cluster, declared.key, declared.spec.resources)

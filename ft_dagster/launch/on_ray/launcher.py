@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from ft_dagster.cluster import TENANT, RaySettings
@@ -21,7 +20,7 @@ from ft_dagster.exit_codes import CANCELLED, DONE, TRANSIENT
 from ft_dagster.launch.launcher import Job, Say, credentials, ending
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.launch.on_ray.head import Unknown, answered, first_line
+from ft_dagster.launch.on_ray.head import Unknown, answered, first_line, need_client
 from ft_dagster.launch.on_ray.job_log import JobLog
 from ft_dagster.launch.remote.folders import NodeDisk
 from ft_dagster.launch.remote.node import OPTIONS, OWN
@@ -56,14 +55,7 @@ class RayJob:
 def check(settings: Settings) -> None:
     """Raises UserError where Ray's client is not installed, or a setting has credentials in it."""
     file = settings.project / FILE
-    if find_spec("ray") is None:
-        raise UserError(
-            "ray is not installed here",
-            file=file,
-            field="launcher",
-            value="ray",
-            fix="pip install 'ft-dagster[ray]'",
-        )
+    need_client(file)
     options_to_pass(settings.store_options, file)
     refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
     refuse_secret_variables(variables_of(settings), VARIABLES, file)

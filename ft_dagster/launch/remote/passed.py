@@ -15,8 +15,8 @@ from ft_dagster.errors import UserError
 # In the names of options of file systems that are credentials.
 SECRETS = ("key", "secret", "token", "passw", "username", "authorization", "credential", "cookie")
 NO_SECRETS = ("ssekmskeyid",)  # names a key that S3 has
-VARIABLE = re.compile(r"(^|_)(key|key_id|token|secret|password|passwd)$", re.IGNORECASE)
-IN_ADDRESS = re.compile(r"://[^/\s@]*@")
+VARIABLE = re.compile(r"(^|_)(key|key_id|token|secret)$|password$|passwd$|.pwd$", re.IGNORECASE)
+IN_ADDRESS = re.compile(r"(?<!ssh)://[^/\s@]*@")  # a user of SSH is no secret
 
 
 def options_to_pass(options: Mapping[str, Any], settings_file: Path) -> str:
@@ -47,17 +47,28 @@ def refuse_secret_variables(
             )
 
 
-def _secrets(content: Any, field: str) -> Iterator[str]:
-    """The fields that are secret, however deep."""
+def refuse_users_in_addresses(content: Mapping[str, Any], field: str, settings_file: Path) -> None:
+    """Raises UserError where an address in what a cluster is told, however deep, has a user in it."""
+    for place in _secrets(content, field, by_name=False):
+        raise UserError(
+            "has a user in its address, and all who see the cluster could read it",
+            file=settings_file,
+            field=place,
+            fix="Name an address that needs none, or let the nodes have the right",
+        )
+
+
+def _secrets(content: Any, field: str, *, by_name: bool = True) -> Iterator[str]:
+    """The fields that are secret, however deep: by their name, or as an address with a user in it."""
     if isinstance(content, Mapping):
         for name, value in content.items():
             inner, plain = f"{field}.{name}", str(name).casefold()
-            if plain not in NO_SECRETS and any(part in plain for part in SECRETS):
+            if by_name and plain not in NO_SECRETS and any(part in plain for part in SECRETS):
                 yield inner
             else:
-                yield from _secrets(value, inner)
+                yield from _secrets(value, inner, by_name=by_name)
     elif isinstance(content, list | tuple):
         for number, value in enumerate(content):
-            yield from _secrets(value, f"{field}.{number}")
+            yield from _secrets(value, f"{field}.{number}", by_name=by_name)
     elif isinstance(content, str) and IN_ADDRESS.search(content):
         yield field
