@@ -5,7 +5,8 @@
 Draws the changes of answers and losses of models that fell by the margin, and of models that did not change,
 and judges them by the gate's own test: at the level of a first try each time, as weights by weights were
 counted, and at the level of try k since the last release. After a release, those that lost before are asked
-again, in part the same. Prints the tables of benchmarks/notes/tries.md.
+again: in part the same, and the same against the version that is in production now. Prints the tables of
+benchmarks/notes/tries.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from ft_dagster.gate.level import ALPHA, level_of
 
 SEED, WEEKS, SWEPT = 20261201, 52, 20
 COUNTS = (55, 200, 1000)  # questions there are
+FLAKY = (0.1, 0.2, 0.4)  # of the questions, so many are answered by chance, by each version anew
+RELEASES = (1, 2, 5, 10)  # in each of so many counts a model lost and the next was released
 SHARED = (1.0, 0.9, 0.5, 0.0)  # of the questions that losers are asked again, so many are the same
 TRIED: tuple[Family, ...] = (
     answers(0.05, 0.15),
@@ -84,6 +87,47 @@ def again(family: Family, questions: int, shared: float, trials: int = TRIALS) -
     return former, after
 
 
+def held_again(
+    questions: int, flaky: float, trials: int = TRIALS, releases: Sequence[int] = RELEASES
+) -> list[tuple[float, float]]:
+    """In each count a model that fell by 5 points lost at its first try, and the second was released. After
+    so many counts all that lost are asked the same questions against the newest version: the shares in which
+    one passes, each at the first try that it was, as formerly, and each after all tries since its own count.
+    """
+    family, draw = answers(0.05, 0.15), np.random.default_rng((SEED, questions, int(100 * flaky)))
+    is_flaky = draw.random((trials, questions)) < flaky
+
+    def version(fall: float = 0.0) -> np.ndarray:
+        sure = draw.random((trials, questions)) >= fall / (1 - flaky)
+        return np.where(is_flaky, draw.random((trials, questions)) < 0.5, sure)
+
+    def p(model: np.ndarray, production: np.ndarray) -> np.ndarray:
+        change = model.astype(np.int8) - production
+        return p_of(family, np.stack([(change == value).sum(axis=1) for value in family.values], axis=-1))
+
+    lost, standing, losers, found = (
+        np.full(trials, True),
+        version(),
+        list[np.ndarray](),
+        list[tuple[float, float]](),
+    )
+    for count in range(1, max(releases) + 1):
+        loser = version(family.margin)
+        lost &= p(loser, standing) >= LEVELS[0]
+        losers.append(loser)
+        standing = version()
+        if count in releases:
+            again = np.stack([p(each, standing) for each in losers], axis=-1)[lost]
+            tries = [2 * (count - number) + number for number in range(count)]
+            found.append(
+                (
+                    float((again < LEVELS[0]).any(axis=1).mean()),
+                    float((again < LEVELS[tries]).any(axis=1).mean()),
+                )
+            )
+    return found
+
+
 def years(family: Family, questions: int, trials: int = TRIALS) -> Years:
     """Retrains are independent of each other: of all that keep the margin these pass most often."""
     (bad, gain), (good, _) = (p_values(family, questions, trials, fallen=fell) for fell in (True, False))
@@ -140,6 +184,17 @@ def main() -> None:
         [
             [family.name, f"{n:,}", *(f"{each:.2%}" for share in SHARED for each in again(family, n, share))]
             for family in TRIED
+            for n in COUNTS[1:]
+        ],
+    )
+    print(
+        "\nModels that lost before so many releases are held against the newest version, the same questions\n"
+    )
+    table(
+        ("answered by chance", "questions", *(f"{n} releases, {rule}" for n in RELEASES for rule in RULES)),
+        [
+            [f"{flaky:.0%}", f"{n:,}", *(f"{each:.2%}" for found in held_again(n, flaky) for each in found)]
+            for flaky in FLAKY
             for n in COUNTS[1:]
         ],
     )

@@ -10,7 +10,7 @@ from ft_dagster.gate.level import level_after_reference, level_of
 from ft_dagster.gate.paired import Allowed
 from ft_dagster.gate.pairing import Paired, TaskKey, is_loss, judged_metric
 from ft_dagster.gate.refusals.matcher import MATCHER
-from ft_dagster.gate.samples import Role
+from ft_dagster.gate.samples import Role, main_metric
 from ft_dagster.lineage.verdict import RuleName
 from ft_dagster.objectives import DEFAULT, objective_of
 from ft_dagster.provenance.digest import sha256_json
@@ -47,11 +47,7 @@ def later_rules(
     a verdict depends on them too. `scores`: those of the base, as its evaluation's figures have them.
     `largest`: see `with_largest`.
     """
-    tasks: dict[TaskKey, list[str]] = {}
-    for score in scores:
-        if score["role"] in RULE_OF:
-            tasks.setdefault((score["role"], score["task"]), []).append(score["metric"])
-    losses = any(is_loss(judged_metric(key, metrics, gates)) for key, metrics in tasks.items())
+    losses = any(is_loss(judged_metric(key, metrics, gates)) for key, metrics in _measured(scores).items())
     facts = is_of_facts(objective) and gates.task_margin
     return {
         **({"facts": 1} if facts else {}),
@@ -59,6 +55,27 @@ def later_rules(
         **({} if gates.refusals is None else {"refusals": MATCHER}),
         **({} if largest is None else {GROUPS: largest}),
     }
+
+
+def scores_digest(gates: GatesSpec, scores: Iterable[Mapping[str, Any]]) -> str:
+    """Return the digest of which values the gates compare, and of how they count. `scores`: of an evaluation,
+    as its figures have them. A metric that is declared and judges the task anyway changes nothing.
+    """
+    judged = {
+        "/".join(key): metric
+        for key, metrics in _measured(scores).items()
+        if (metric := judged_metric(key, metrics, gates)) != main_metric(metrics)
+    }
+    return sha256_json({"metrics": judged, "weights": gates.weights, "loss_bound": gates.loss_bound})
+
+
+def _measured(scores: Iterable[Mapping[str, Any]]) -> dict[TaskKey, list[str]]:
+    """Return the metrics by task, of those that are judged."""
+    tasks: dict[TaskKey, list[str]] = {}
+    for score in scores:
+        if score["role"] in RULE_OF:
+            tasks.setdefault((score["role"], score["task"]), []).append(score["metric"])
+    return tasks
 
 
 def with_largest(gates: GatesSpec, rules: Mapping[str, int] | None) -> GatesSpec:

@@ -8,10 +8,11 @@ questions, and which. Rows that were added since are not told apart from those t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ft_dagster.lineage.tries import NOTHING, Dealt, Try, count, every_try, look_of, tries
+from ft_dagster.lineage.tries import ALONE, Dealt, Judged, Looks, Try, count, every_try, refuse_uncounted
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.store.artifacts import Artifact
 from ft_dagster.store.blobs import Store
@@ -19,6 +20,7 @@ from ft_dagster.store.committed import committed_in
 
 ROWS = ("task.test", "task.others")  # of an evaluation's inputs: files of the test split's rows
 WHOLE = Dealt()
+_Name = tuple[str, int]  # of an evaluation: weights, and which try; tries of several counts may have one
 
 
 class Reserve(NamedTuple):
@@ -58,23 +60,25 @@ def reserve_of(
     sets: int,
     asked_in: Callable[[Dealt], str] | None = None,
     *,
-    judged: Mapping[str, str] = NOTHING,
+    judged: Judged = ALONE,
 ) -> Reserve:
     """Return the set of the test split that these weights (None: new ones) are judged by, or would be. All of
     a count have one; the next count has a fresh one, or without any that which was not asked for longest.
     `asked_in`: the digest of today's questions by the set that is asked; weights keep the set in which they
-    were asked these. `judged`: see `tries.try_of`. Raises UserError for a record that cannot be read.
+    were asked these. Raises UserError for a record that cannot be read or is gone.
     """
+    if weights is not None:
+        refuse_uncounted(store, prefix, weights)
     now, found = count(store, prefix), every_try(store, prefix)
     asked, joined = list(_asked(store, prefix, found)), _joined(found)
     parts = [Dealt(sets, part, joined) for part in range(1, sets + 1)]
     dealt, place = _of_count(now.after, asked, sets) or _next(asked, parts), (now.after, now.next)
-    mine = [] if weights is None or asked_in is None else tries(store, prefix, weights)
-    for each in mine:
+    looks = None if weights is None or asked_in is None else Looks.of(store, prefix, weights, judged)
+    for each in looks.mine if looks else ():
         kept = each.reserve
-        if kept is not None and kept.sets == sets and asked_in and asked_in(kept) == each.questions:
-            look = look_of(mine, each.questions, judged)
-            dealt, place = kept, next((one.order for one in mine if one.questions == look), place)
+        if looks and kept is not None and kept.sets == sets and asked_in and asked_in(kept) == each.questions:
+            look = looks.look(each.questions)
+            dealt, place = kept, next((one.order for one in looks.mine if one.questions == look), place)
     before = [one for one in asked if one.place < place and (one.place[0] != place[0] or one.dealt != dealt)]
     others = (part for part in parts if part != dealt)
     left = sum(not any(one.dealt.meets(other) for one in asked) for other in others)
@@ -92,20 +96,31 @@ def _joined(found: Iterable[Try]) -> bool:
     return all(each.reserve.joined for each in found if each.reserve is not None)
 
 
-def splits_asked(store: Store, prefix: str, weights: str, ordinal: int) -> set[tuple[str, Dealt]]:
+def splits_asked(
+    store: Store, prefix: str, weights: str, ordinal: int, dealt: Dealt
+) -> set[tuple[str, Dealt]]:
     """Return which sets of which test splits, by the sha256 of the file with the rows, stored evaluations
-    asked before this try; none of its own set in its own count. Raises UserError for a record that cannot be
-    read.
+    asked before this try, whose set is `dealt`; none of its own set in its own count. Raises UserError for a
+    record that cannot be read.
     """
-    found = {(each.weights, each.ordinal): each for each in every_try(store, prefix)}
-    this, asked = found[weights, ordinal], set[tuple[str, Dealt]]()
-    for (of, number), made in _evaluations(store, prefix):
-        one = found.get((of, number))
-        if one is None or one.order >= this.order or (one.after, one.reserve) == (this.after, this.reserve):
-            continue
-        files = (made.inputs[name] for name in ROWS if name in made.inputs)
-        asked |= {(file, one.reserve or WHOLE) for file in files}
+    found = defaultdict[_Name, list[Try]](list)
+    for each in every_try(store, prefix):
+        found[each.weights, each.ordinal].append(each)
+    this = next((one for one in reversed(found[weights, ordinal]) if one.reserve == dealt), None)
+    asked = set[tuple[str, Dealt]]()
+    for name, made in _evaluations(store, prefix):
+        for one in _tries_of(made, found[name]):
+            own = this is not None and (one.after, one.reserve) == (this.after, this.reserve)
+            if not own and (this is None or one.order < this.order):
+                files = (made.inputs[name] for name in ROWS if name in made.inputs)
+                asked |= {(file, one.reserve or WHOLE) for file in files}
     return asked
+
+
+def _tries_of(made: Artifact, named: Sequence[Try]) -> list[Try]:
+    """Return which of the tries of its name an evaluation may be: those whose set it asked."""
+    part = made.spec.get("task.part")
+    return [one for one in named if part == (None if one.reserve is None else one.reserve.part)]
 
 
 def _of_count(after: int, asked: Sequence[_Asked], sets: int) -> Dealt | None:
@@ -130,25 +145,27 @@ def _next(asked: Sequence[_Asked], parts: Sequence[Dealt]) -> Dealt:
 def _asked(store: Store, prefix: str, found: Sequence[Try]) -> Iterator[_Asked]:
     """Yield which rows of the test split each of these tries asked; nothing of one that asked none."""
     unlike = _of_other_tasks(store, prefix) if any(each.reserve is None for each in found) else set()
+    named = Counter((each.weights, each.ordinal) for each in found)
     for each in found:
+        name = (each.weights, each.ordinal)
         if each.reserve is not None:
             yield _Asked(each.order, each.weights, each.reserve)
-        elif (each.weights, each.ordinal) not in unlike:
+        elif name not in unlike or named[name] > 1:
             yield _Asked(each.order, each.weights, WHOLE)
 
 
-def _of_other_tasks(store: Store, prefix: str) -> set[tuple[str, int]]:
-    """Return the evaluations, by their weights and which try they were, that asked no row of the test split:
-    other tasks were declared. What was recorded and has no evaluation asked all, as far as anybody knows.
+def _of_other_tasks(store: Store, prefix: str) -> set[_Name]:
+    """Return the evaluations, by name, that asked no row of the test split: other tasks were declared. What
+    was recorded and has no evaluation asked all, as far as anybody knows.
     """
-    without, rows = set[tuple[str, int]](), set[tuple[str, int]]()
+    without, rows = set[_Name](), set[_Name]()
     for one, made in _evaluations(store, prefix):
         (rows if any(name in made.inputs for name in ROWS) else without).add(one)
     return without - rows
 
 
-def _evaluations(store: Store, prefix: str) -> Iterator[tuple[tuple[str, int], Artifact]]:
-    """Yield the stored evaluations, each with its weights and which try it was."""
+def _evaluations(store: Store, prefix: str) -> Iterator[tuple[_Name, Artifact]]:
+    """Yield the stored evaluations, each with its name."""
     for each in committed_in(store, prefix, EVALUATION.name):
         if isinstance(each, Artifact) and "tries" in each.spec:
             yield (each.inputs.get(FINE_TUNED_MODEL.name, ""), int(each.spec["tries"])), each

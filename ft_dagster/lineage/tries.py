@@ -11,16 +11,16 @@ The first names each try once, and is created exclusively: of two evaluations at
 second keeps the ordinal of the same weights on the same questions for ever. Its ordinal is its place in the
 count, but for weights that an earlier count tried and did not release: on other questions they come after all
 tries since that count began, so that a release gives a model that lost no first try. By what else the answers
-are judged, such as their metric, stands there too: what is new of it makes another try. Records of schema 1
-counted by weights alone: their evaluations keep that ordinal, and those since the last release are tries of
-the variant.
+are judged, such as their metric, stands there too, and which weights were in production then, against which
+those that were not released were held: what is new of it makes another try. Records of schema 1 counted by
+weights alone: their evaluations keep that ordinal, and those since the last release are tries of the variant.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from math import gcd
 from pathlib import PurePosixPath
@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.log import recalled_log
+from ft_dagster.lineage.served import served_in
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.store.artifacts import Artifact
@@ -37,6 +38,7 @@ from ft_dagster.store.committed import committed_in
 
 LINEAGE = "lineage"  # beside folders of weights, which are named by sha256
 NOTHING: Mapping[str, str] = {}
+AGAINST = "against"  # by what answers are judged, too: the weights that were in production, "": none
 RESTORE = "Restore the folder from a backup"
 
 
@@ -97,28 +99,61 @@ class Count(NamedTuple):
         return len(self.tries) + 1
 
 
-def try_of(
-    store: Store, prefix: str, weights: str, questions: str, judged: Mapping[str, str] = NOTHING
-) -> int:
+class Judged(NamedTuple):
+    """Says by what answers are judged, by name: what is other than it was first makes another try. `once`:
+    the same of a try whose record does not say it, as far as it is known.
+    """
+
+    by: Mapping[str, str] = NOTHING
+    once: Callable[[Try], Mapping[str, str]] = lambda _: NOTHING
+
+
+ALONE = Judged()  # by the answers alone
+
+
+class Looks(NamedTuple):
+    """Holds the tries of weights, `mine`, beside what judges them now. `released`: the releases of new
+    weights.
+    """
+
+    mine: Sequence[Try]
+    by: Mapping[str, str]
+    once: Callable[[Try], Mapping[str, str]]
+    released: Sequence[ReleaseEntry]
+
+    @classmethod
+    def of(cls, store: Store, prefix: str, weights: str, judged: Judged) -> Looks:
+        """Raises UserError for a record that cannot be read."""
+        return cls(tries(store, prefix, weights), judged.by, judged.once, _released(store, prefix))
+
+    def look(self, questions: str) -> str:
+        """Return the digest by which their tries name questions (by theirs) whose answers are judged so: that
+        of the questions, unless something else was first.
+        """
+        first = self.first(questions)
+        others = {name: by for name, by in self.by.items() if first.get(name, by) != by}
+        return sha256_json({"questions": questions, **others}) if others else questions
+
+    def first(self, questions: str) -> dict[str, str]:
+        """Return by what the answers to these questions were judged first, by name."""
+        found = _noted(self.mine, questions)
+        original = next((each for each in self.mine if each.of == questions), None)
+        if original is None:
+            return found
+        if AGAINST not in found and _count_in(original, self.released) != len(self.released):
+            found[AGAINST] = "unknown"
+        says = original.judged.keys() - {AGAINST}
+        return found if says else {**found, **self.once(original)}
+
+
+def try_of(store: Store, prefix: str, weights: str, questions: str, judged: Judged = ALONE) -> int:
     """Return the ordinal, from 1, that these questions (by their digest) have for these weights (by theirs),
-    or would have as the variant's next try. `judged`: by what the answers are, by name: other than what was
-    first is another try. Raises UserError for a record that cannot be read.
+    or would have as the variant's next try. Raises UserError for a record that cannot be read.
     """
-    mine = tries(store, prefix, weights)
-    questions = look_of(mine, questions, judged)
-    ordinal = next((each.ordinal for each in mine if each.questions == questions), None)
-    return (
-        _this(store, prefix, count(store, prefix), weights, questions).ordinal if ordinal is None else ordinal
-    )
-
-
-def look_of(mine: Sequence[Try], questions: str, judged: Mapping[str, str]) -> str:
-    """Return the digest by which the tries of these weights, `mine`, name questions whose answers are judged
-    so: that of the questions, unless something else was first.
-    """
-    first = _first(mine, questions)
-    others = {name: by for name, by in judged.items() if first.get(name, by) != by}
-    return sha256_json({"questions": questions, **others}) if others else questions
+    looks = Looks.of(store, prefix, weights, judged)
+    look = looks.look(questions)
+    ordinal = next((each.ordinal for each in looks.mine if each.questions == look), None)
+    return _this(store, prefix, count(store, prefix), weights, look).ordinal if ordinal is None else ordinal
 
 
 def count(store: Store, prefix: str) -> Count:
@@ -156,17 +191,18 @@ def record_try(  # noqa: PLR0917
     questions: str,
     ordinal: int,
     reserve: Dealt | None = None,
-    judged: Mapping[str, str] = NOTHING,
+    judged: Judged = ALONE,
 ) -> None:
-    """Record that the weights are put to these questions, before they are. `reserve`: see `Try`, `judged`:
-    see `try_of`. Raises UserError where the ordinal is another try's, and where an evaluation stands whose
-    own record is gone.
+    """Record that the weights are put to these questions, before they are. `reserve`: see `Try`. Raises
+    UserError where the ordinal is another try's, and where a record is gone: of the try itself, or of a
+    stored evaluation.
     """
+    refuse_uncounted(store, prefix, weights)
     now = count(store, prefix)
     _refuse_gone(store, prefix, weights, now)
-    mine = tries(store, prefix, weights)
-    look = look_of(mine, questions, judged)
-    this = next((one for one in mine if (one.questions, one.ordinal) == (look, ordinal)), None)
+    looks = Looks.of(store, prefix, weights, judged)
+    look = looks.look(questions)
+    this = next((one for one in looks.mine if (one.questions, one.ordinal) == (look, ordinal)), None)
     if this is None:
         this = _this(store, prefix, now, weights, look)
         if this.ordinal != ordinal:
@@ -175,9 +211,9 @@ def record_try(  # noqa: PLR0917
         this = this._replace(at=at, reserve=reserve)
         for each in (*now.tries[now.recorded :], *([this] if this.place == now.next else [])):
             _create(store, prefix, each)
-    elif this.after is None:  # of an older store, which knew nothing of it
-        return
-    _note(store, prefix, this._replace(of=questions, judged=judged))
+    _note(store, prefix, this._replace(of=questions, judged=looks.by))
+    if Looks.of(store, prefix, weights, judged).look(questions) != look:
+        raise _meanwhile(store, _folder(prefix, weights), 1)
 
 
 def _note(store: Store, prefix: str, this: Try) -> None:
@@ -186,19 +222,23 @@ def _note(store: Store, prefix: str, this: Try) -> None:
     record |= {} if this.of == this.questions else {"of": this.of}
     record |= {} if this.place == this.ordinal else {"place": this.place}
     record |= {**_dealt(this.reserve), **({"judged": dict(this.judged)} if this.judged else {})}
+    names = {*this.judged} - ({AGAINST} if this.questions != this.of else {*()})
     known = tries(store, prefix, this.weights)
-    while this.questions not in {each.questions for each in known} or {*this.judged} - {
-        *_first(known, this.of)
-    }:
+    while this.questions not in {each.questions for each in known} or names - {*_noted(known, this.of)}:
         store.create_exclusively(_numbered(_folder(prefix, this.weights), len(known) + 1), _text(record))
         known = tries(store, prefix, this.weights)
 
 
-def _first(mine: Sequence[Try], questions: str) -> dict[str, str]:
-    """Return by what the answers to these questions were judged first, by name."""
+def _noted(mine: Sequence[Try], questions: str) -> dict[str, str]:
+    """Return by what records of these weights say that the answers to these questions were judged first, by
+    name; what they were held against, by those of the first look at them alone.
+    """
     found = dict[str, str]()
     for each in mine:
-        found = {**(each.judged if each.of == questions else {}), **found}
+        if each.of == questions:
+            other = each.questions != questions
+            judged = {name: by for name, by in each.judged.items() if not (other and name == AGAINST)}
+            found = {**judged, **found}
     return found
 
 
@@ -341,14 +381,21 @@ def _refuse_gone(store: Store, prefix: str, weights: str, now: Count) -> None:
 
 def _by_weights(store: Store, prefix: str, since: str) -> list[Try]:
     """Return what an older version recorded by weights alone, later than `since`, in the order of time."""
-    found = [
-        each
-        for name in store.names(f"{prefix}/tries")
-        if name != LINEAGE
-        for each in tries(store, prefix, name)
-        if each.after is None and _later(each.at, since)
-    ]
-    return sorted(found, key=lambda each: (_time(each.at), each.weights, each.ordinal))
+    found = dict[tuple[str, str], Try]()
+    for name in store.names(f"{prefix}/tries"):
+        for each in tries(store, prefix, name) if name != LINEAGE else ():
+            if each.after is None and _later(each.at, since):
+                found.setdefault((name, each.questions), each)
+    return sorted(found.values(), key=lambda each: (_time(each.at), each.weights, each.ordinal))
+
+
+def held_against(store: Store, prefix: str, weights: str) -> dict[str, str]:
+    """Return what weights that were not released are held against, as a part of `Judged.by`."""
+    entries = recalled_log(store, prefix).entries
+    if any(entry.action == RELEASE and entry.weights == weights for entry in entries):
+        return {}
+    served = served_in(entries)
+    return {AGAINST: "" if served is None else served.weights}
 
 
 def _released(store: Store, prefix: str) -> list[ReleaseEntry]:

@@ -71,7 +71,7 @@ def inputs(view: View, opponent: Released | None = None, release: int | None = N
         ancestry.general(view),
     )
     before, spec = view.upstream(BASE_EVALUATION.name), narrowed(view.spec, ("gates",))
-    judged = view.unlooked(lambda: judged_as(view))
+    judged = view.unlooked(lambda: judged_as(view, before, tuned))
     if release is None:  # which none of the reference's fields decides
         spec = spec.model_copy(update={"gates": spec.gates.without_reference})
     asked = production_evaluation.STAGE if opponent is None else production_evaluation.asking(opponent)
@@ -119,7 +119,7 @@ STAGE = Stage(
     fields=(*questions.FIELDS, "gates"),
     inputs=inputs,
     build=build,
-    asks=("tries", "part_of_reserve"),
+    asks=("tries", "held_against", "part_of_reserve"),
     programs=("evaluation",),
 )
 

@@ -74,7 +74,7 @@ from ft_dagster.workspace import questions
 from ft_dagster.workspace.answer_engine import Engine
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
-from ft_dagster.workspace.keyed_inputs import Derived, Digest, Host, KeyParts, derived, key_parts, recorded
+from ft_dagster.workspace.keyed_inputs import Digest, Host, KeyParts, derived, key_parts, recorded
 from ft_dagster.workspace.known_groups import largest_group
 from ft_dagster.workspace.model_files import base_of, weights_of
 from ft_dagster.workspace.policy import refuse_frozen
@@ -96,6 +96,9 @@ JUDGING = (
     *("gates", "spec", "own", "rules", "probed", "tries", ANCESTOR_OVERLAP.name),
     *(BASE_REFUSALS.name, REFUSALS.name, "refused"),
 )
+
+
+OTHER_TRY = "{stage} was of another version in production, or judged by something else: that is another try"
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class EvaluationInputs:
     device: Host[str]
     dtype: Host[Dtype]
     engine: Engine
-    tries: Derived[int | None]
+    tries: Annotated[int | None, derived(OTHER_TRY)]
     chat: Annotated[dict[str, Any] | None, derived(questions.OTHER_CHAT)]
     own: Annotated[tuple[str, ...] | None, derived("{stage} took other tasks for the tenant's own choice")]
     rules: Host[dict[str, int] | None]  # by this version: who upgrades is told by `upgrade --plan` alone
@@ -144,7 +147,7 @@ def inputs(view: View) -> EvaluationInputs:
     )
     before = view.upstream(BASE_EVALUATION.name)
     refused = view.spec.gates.refusals is not None and not view.choosing
-    judged = view.unlooked(lambda: judged_as(view))
+    judged = view.unlooked(lambda: judged_as(view, before, tuned))
     return EvaluationInputs(
         view.upstream(BASE_MODEL.name),
         tuned,
@@ -488,7 +491,7 @@ STAGE = Stage(
     fields=(*questions.FIELDS, *JUDGED),
     inputs=inputs,
     build=build,
-    asks=("tries", "part_of_reserve", "asked_before", "made_before"),
+    asks=("tries", "held_against", "part_of_reserve", "asked_before", "made_before"),
     checks={
         "gate": "The task got better, and a fall of general ability beyond the margins is ruled out",
         "weights_act": "The training changed the base's logits",

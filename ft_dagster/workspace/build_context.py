@@ -29,6 +29,7 @@ from ft_dagster.stage_entries import GENERAL_CORPUS, MODEL_EXPORT
 from ft_dagster.store import SHARED, Artifact, Attempt
 from ft_dagster.store.training_claim import TrainingClaim
 from ft_dagster.training.contract import ParentAdapter
+from ft_dagster.workspace.judged_once import judged_by
 from ft_dagster.workspace.past import Past
 
 if TYPE_CHECKING:
@@ -160,11 +161,11 @@ class BuildContext:
         `tries.try_of`. Return the set of the test split that is asked, where that is dealt into `sets`.
         """
         store, prefix = self._workspace.store, self._workspace.prefix
-        reserve = None
+        reserve, by = None, judged_by(store, prefix, judged)
         if sets is not None:
-            reserve = reserve_of(store, prefix, weights.digest, sets, lambda _: questions, judged=judged)
+            reserve = reserve_of(store, prefix, weights.digest, sets, lambda _: questions, judged=by)
         dealt = None if reserve is None else reserve.dealt
-        record_try(store, prefix, weights.digest, questions, ordinal, dealt, judged)
+        record_try(store, prefix, weights.digest, questions, ordinal, dealt, by)
         return reserve
 
     def run(

@@ -25,7 +25,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.reserves import reserve_of, splits_asked
-from ft_dagster.lineage.tries import Dealt, try_of
+from ft_dagster.lineage.tries import Dealt, held_against, try_of
 from ft_dagster.models.derived import ParentRelease, released_parent
 from ft_dagster.planning.cost.learned import Finished, finished_training
 from ft_dagster.planning.cost.questions import NOT_COUNTED, QuestionsThere
@@ -46,6 +46,7 @@ from ft_dagster.store.committed import committed_in
 from ft_dagster.store.removal import keep
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace.ancestors import Ancestor, ancestors_of, file_left
+from ft_dagster.workspace.judged_once import judged_by
 from ft_dagster.workspace.stage_version import is_of_now
 
 TEST_ROWS = "payload/test.parquet"  # of a data set, and of what is left of one beside its ancestors
@@ -124,7 +125,13 @@ class Past:
         questions (by their digest), and to judge the answers so (see `tries.try_of`); once that was done, it
         stays the same. Raises UserError for a record that cannot be read.
         """
-        return try_of(self._store, self.key.prefix, weights.digest, questions, judged)
+        by = judged_by(self._store, self.key.prefix, judged)
+        return try_of(self._store, self.key.prefix, weights.digest, questions, by)
+
+    @_question
+    def held_against(self, weights: Artifact) -> dict[str, str]:
+        """See `tries.held_against`."""
+        return held_against(self._store, self.key.prefix, weights.digest)
 
     @_question
     def part_of_reserve(self, sets: int, asked_in: Callable[[Dealt], str]) -> Dealt:
@@ -143,7 +150,7 @@ class Past:
         record that cannot be read.
         """
         store, prefix = self._store, self.key.prefix
-        asked = splits_asked(store, prefix, weights.digest, ordinal)
+        asked = splits_asked(store, prefix, weights.digest, ordinal, dealt)
         turns = _turns(rows, dealt) if asked else set[str]()
         stages = (TASK_DATASET.name, ANCESTOR_OVERLAP.name) if asked else ()
         stored = (each for stage in stages for each in committed_in(store, prefix, stage))

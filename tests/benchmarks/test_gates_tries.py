@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gates import Family
-from benchmarks.gates_tries import COUNTS, SHARED, TRIED, again, years
+from benchmarks.gates_tries import COUNTS, SHARED, TRIED, again, held_again, years
 from ft_dagster.gate.level import ALPHA, level_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +36,12 @@ def test_models_that_lost_are_released_after_a_release_as_rarely_as_is_stated(
     former, now = again(family, 200, shared, DRAWS)
     assert now <= (0.0 if shared == 1.0 else level_of(ALPHA))
     assert shared < 0.5 or former > ALPHA
+
+
+def test_models_that_lost_are_released_against_another_version_as_rarely_as_is_stated() -> None:
+    former, now = held_again(200, 0.2, DRAWS, (10,))[0]
+    assert now <= level_of(ALPHA)
+    assert former > ALPHA
 
 
 def test_one_command_runs_the_simulation_of_each_part_of_the_gate() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from itertools import product
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.data.rows.splits import sets_of
-from ft_dagster.lineage.reserves import Reserve, reserve_of
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.reserves import Reserve, reserve_of, splits_asked
 from ft_dagster.lineage.tries import Dealt, record_try, tries, try_of
 from ft_dagster.store import Attempt, Store
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.lineage.releases import PREFIX, judged, put, weights
 
+TEST = "0" * 64  # the file with the test rows
 PARTS = tuple[int, bool, int]
 
 
@@ -48,9 +51,10 @@ class History:
             (attempt.payload / "file").write_text(name + questions, "utf-8")
             return {}
 
-        inputs = {"fine_tuned_model": weights(name), **({"task.test": "0" * 64} if rows else {})}
+        inputs = {"fine_tuned_model": weights(name), **({"task.test": TEST} if rows else {})}
         with tempfile.TemporaryDirectory() as work:
-            recipe = Recipe("evaluation", PREFIX, inputs, {"tries": ordinal, "asked": questions})
+            part = {} if reserve is None else {"task.part": reserve.part}
+            recipe = Recipe("evaluation", PREFIX, inputs, {"tries": ordinal, "asked": questions, **part})
             make_artifact(store, Path(work), recipe, build)
 
     def questions(self, sets: int | None, part: int | None = None, *, rows: bool = True) -> str:
@@ -137,6 +141,33 @@ def test_what_was_asked_of_other_tasks_takes_no_row_of_the_split(history: Histor
     assert history.next(2) == (1, True, 1)
     history.asked("two", None, stored=False)  # killed while it was asked: nobody knows what was
     assert history.next(2) == (1, False, 0)
+
+
+def test_what_released_weights_were_asked_as_two_first_tries_is_not_confused(history: History) -> None:
+    history.asked("one", 2)
+    history.released("one")
+    history.asked("one", 2, rows=False)  # the first try of the next count, too
+    assert history.next(2) == (2, True, 0)
+    history.asked("new", 2)
+    first, second = (Dealt(2, part, joined=True) for part in (1, 2))
+    assert splits_asked(history.store, PREFIX, weights("new"), 2, second) == {(TEST, first)}
+    assert splits_asked(history.store, PREFIX, weights("one"), 1, first) == set()
+
+
+def test_a_name_of_two_tries_of_which_one_asked_other_tasks_asked_the_rows(history: History) -> None:
+    history.asked("one", None)
+    history.released("one")
+    history.asked("one", None, rows=False)
+    shutil.rmtree(history.store.path(f"{PREFIX}/evaluation"))
+    history.asked("one", None, rows=False)
+    assert history.next(2) == (1, False, 0)
+
+
+def test_a_count_that_is_gone_is_refused_in_a_line_where_its_set_is_asked_for(history: History) -> None:
+    history.asked("one", 2)
+    shutil.rmtree(history.store.path(f"{PREFIX}/tries/lineage"))
+    with pytest.raises(UserError, match="and that is not recorded"):
+        history.next(2, "one")
 
 
 def test_earlier_weights_that_are_asked_again_choose_no_set_for_new_ones(history: History) -> None:

@@ -13,8 +13,10 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import promote, rollback
 from ft_dagster.lineage.tries import (
+    Judged,
     count,
     folders_of_tries,
+    held_against,
     read_folder,
     record_try,
     refuse_uncounted,
@@ -28,8 +30,9 @@ from tests.lineage.releases import PREFIX, judged, put, released, weights, why
 
 def asked(store: Store, name: str, questions: str = "questions", prefix: str = PREFIX) -> int:
     """Record that weights are put to questions, as a run does; as which try."""
-    ordinal = try_of(store, prefix, weights(name), questions)
-    record_try(store, prefix, weights(name), questions, ordinal)
+    judged = Judged(held_against(store, prefix, weights(name)))
+    ordinal = try_of(store, prefix, weights(name), questions, judged)
+    record_try(store, prefix, weights(name), questions, ordinal, judged=judged)
     return ordinal
 
 
@@ -44,11 +47,24 @@ def test_each_retrain_since_the_last_release_is_a_try_and_a_release_closes_the_c
     assert [asked(store, name) for name in ("four", "five")] == [1, 2]
 
 
-def test_the_same_weights_on_the_same_questions_keep_their_ordinal_also_after_releases(store: Store) -> None:
+def test_released_weights_on_the_same_questions_keep_their_ordinal_also_after_releases(store: Store) -> None:
     assert [asked(store, name) for name in ("one", "two", "one", "two")] == [1, 2, 1, 2]
     released(store, "two", "another")
-    assert [asked(store, name) for name in ("one", "two")] == [1, 2]
+    assert asked(store, "two") == 2
     assert asked(store, "new") == 1
+
+
+def test_weights_that_lost_are_another_try_against_another_version_in_production(store: Store) -> None:
+    released(store, "before", "production")
+    assert [asked(store, name) for name in ("lost", "also")] == [1, 2]
+    rollback(store, PREFIX, why("it is worse"))
+    assert [asked(store, name) for name in ("lost", "lost", "new")] == [3, 3, 4]
+    promote(store, PREFIX, 2, why("it was not", "ann"), force=True)
+    assert [asked(store, name) for name in ("lost", "also")] == [1, 2]  # as they were held before
+    put(store, judged(store, "newest"))
+    assert [asked(store, name) for name in ("lost", "also", "lost")] == [5, 6, 5]
+    for name in ("lost", "also", "new"):
+        refuse_uncounted(store, PREFIX, weights(name))
 
 
 def test_other_questions_for_the_same_weights_are_another_try(store: Store) -> None:
@@ -60,15 +76,14 @@ def test_weights_that_lost_stay_behind_all_tries_of_their_count_after_a_release(
     assert [asked(store, name) for name in losers] == [*range(1, 21)]
     assert asked(store, "winner") == 21
     put(store, judged(store, "winner"))
-    assert asked(store, losers[6]) == 7
-    assert asked(store, losers[6], "one probe more") == 22
-    assert asked(store, losers[6], "one probe more") == 22
-    assert asked(store, "new") == 2  # of this count, in which a loser took the first place
-    assert [asked(store, losers[3], questions) for questions in ("one probe more", "two more")] == [24, 25]
-    assert asked(store, "newer") == 5
+    assert asked(store, losers[6]) == 22  # the same questions, and another version in production
+    assert [asked(store, losers[6], "one probe more") for _ in range(2)] == [23, 23]
+    assert asked(store, "new") == 3  # of this count, in which a loser took the first two places
+    assert [asked(store, losers[3], questions) for questions in ("one probe more", "two more")] == [25, 26]
+    assert asked(store, "newer") == 6
     put(store, judged(store, "newer"))
-    assert asked(store, "new", "one probe more") == 6  # after the five tries of its own count
-    assert asked(store, losers[0], "one probe more") == 28
+    assert asked(store, "new", "one probe more") == 7  # after the six tries of its own count
+    assert asked(store, losers[0], "one probe more") == 29
     for folder in folders_of_tries(store, PREFIX):
         read_folder(store, PREFIX, folder)
     for name in (losers[6], losers[3], "new"):
@@ -93,8 +108,8 @@ def test_killed_between_the_two_records_of_weights_that_lost_it_is_the_same_try(
 
 def looked(store: Store, name: str, *, questions: str = "questions", **judged: str) -> int:
     """The same where the answers are judged by something beside the questions."""
-    ordinal = try_of(store, PREFIX, weights(name), questions, judged)
-    record_try(store, PREFIX, weights(name), questions, ordinal, judged=judged)
+    ordinal = try_of(store, PREFIX, weights(name), questions, Judged(judged))
+    record_try(store, PREFIX, weights(name), questions, ordinal, judged=Judged(judged))
     refuse_uncounted(store, PREFIX, weights(name))
     return ordinal
 
@@ -115,7 +130,33 @@ def test_what_was_recorded_without_that_takes_the_first_that_comes(store: Store)
     assert [asked(store, name) for name in ("one", "two")] == [1, 2]
     assert [looked(store, "one", metric=metric) for metric in ("f1", "match", "f1")] == [1, 3, 1]
     older(store, "old", "questions", at="2199-01-01T00:00:00+00:00")
-    assert [looked(store, "old", metric=metric) for metric in ("f1", "match")] == [1, 1]
+    assert [looked(store, "old", metric=metric) for metric in ("f1", "match", "f1")] == [1, 4, 1]
+
+
+def test_what_a_record_does_not_say_is_taken_from_what_is_known_of_its_try(store: Store) -> None:
+    def by(metric: str) -> int:
+        judged = Judged({"metric": metric}, lambda one: {"metric": "f1"} if one.ordinal == 1 else {})
+        ordinal = try_of(store, PREFIX, weights("one"), "questions", judged)
+        record_try(store, PREFIX, weights("one"), "questions", ordinal, judged=judged)
+        return ordinal
+
+    asked(store, "one")
+    assert [by(metric) for metric in ("match", "f1", "match", "loss")] == [2, 1, 2, 3]
+
+
+def test_two_evaluations_at_once_of_the_same_weights_by_two_metrics_are_not_one_try(store: Store) -> None:
+    ordinal = try_of(store, PREFIX, weights("one"), "questions", Judged({"metric": "f1"}))
+    record_try(store, PREFIX, weights("one"), "questions", ordinal, judged=Judged({"metric": "match"}))
+    with pytest.raises(UserError, match="another evaluation of the variant, or a release, came meanwhile"):
+        record_try(store, PREFIX, weights("one"), "questions", ordinal, judged=Judged({"metric": "f1"}))
+    assert looked(store, "one", metric="f1") == 2
+
+
+def test_a_count_that_is_gone_refuses_the_weights_that_it_named(store: Store) -> None:
+    assert asked(store, "one") == 1
+    shutil.rmtree(store.path(f"{PREFIX}/tries/lineage"))
+    with pytest.raises(UserError, match="and that is not recorded"):
+        asked(store, "one")
 
 
 def again(store: Store) -> None:

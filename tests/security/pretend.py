@@ -162,7 +162,7 @@ def _texts(request: TextsRequest) -> Figures:
 
 
 def _samples(request: EvaluationRequest, share: float, general: float) -> list[Sample]:
-    """Right or wrong answers: the own task by `share`, benchmarks by `general`."""
+    """Right or wrong answers: the own task by `share`, in two metrics, benchmarks by `general`."""
     tasks = resolve_tasks(request.general, request.project)
     asked: list[tuple[Any, str, float]] = [("general", task.name, general) for task in tasks]
     if request.test_split_task is not None:
@@ -182,6 +182,8 @@ def _samples(request: EvaluationRequest, share: float, general: float) -> list[S
             )
             order = order[: next(ends, count)]
         found += [samples[question] for question in order]
+        if role == "test_split_task":
+            found += [samples[question]._replace(metric="exact_match") for question in order]
     return found
 
 

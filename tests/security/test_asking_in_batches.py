@@ -61,7 +61,8 @@ def train(project: Path, name: str, ends: str | None = None) -> tuple[Workspace,
 def counted(workspace: Workspace, stage: str) -> dict[str, int]:
     """Questions asked of each task."""
     payload = workspace.payload(workspace.upstream(stage))
-    tasks = [sample.task for sample in read_samples(payload)]
+    asked = {(sample.task, sample.question) for sample in read_samples(payload)}
+    tasks = [task for task, _ in sorted(asked)]
     return {task: tasks.count(task) for task in dict.fromkeys(tasks)}
 
 

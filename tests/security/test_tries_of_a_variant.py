@@ -198,15 +198,35 @@ def test_the_same_answers_by_another_metric_or_weights_are_another_try(project: 
     """8 right answers more than the base: shown at the second try (7), not at the fourth (9)."""
     retrain(project, NAMES[0], 8)
     pretend, found = Pretend(), []
-    for gates in ({"weights": "group"}, {"metrics": {"test_split_task": "acc"}}, {}):
+    said = {"metrics": {"test_split_task": "acc"}}  # its main one
+    for gates in ({"weights": "group"}, {"metrics": {"test_split_task": "exact_match"}}, said, {}):
         declare(project, gates={"weights": "size", "metrics": {}, **gates})
         make(project, declaration.STAGE, evaluation.STAGE, pretend=pretend)
         found.append((verdict(project).tries, verdict(project).passed))
-    assert [tries for tries, _ in found] == [3, 4, 2]
+    assert [tries for tries, _ in found] == [3, 4, 2, 2]
     assert (found[1][1], found[2][1]) == (False, True)
     assert "evaluation" not in pretend.ran
     assert retrain(project, NAMES[1], 3).error is not None
     assert verdict(project).tries == 5
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_another_metric_is_another_try_of_weights_whose_records_do_not_say_theirs(
+    project: Path, schema: int
+) -> None:
+    folder = Path(desk(project, Pretend()).store.path(f"{PREFIX}/tries"))
+    for file in folder.rglob("*.json"):
+        record = json.loads(file.read_text())
+        kept = ("questions", "at", *(("weights", "ordinal", "after") if schema == 2 else ()))
+        file.write_text(json.dumps({name: record[name] for name in kept if name in record}))
+    if schema == 1:
+        shutil.rmtree(folder / "lineage")
+    found = []
+    for metric in ("exact_match", "acc", "exact_match"):
+        declare(project, gates={"metrics": {"test_split_task": metric}})
+        make(project, declaration.STAGE, evaluation.STAGE, pretend=Pretend())
+        found.append(verdict(project).tries)
+    assert found == [2, 1, 2]
 
 
 def test_other_prompts_to_refuse_are_another_try_of_the_same_weights(project: Path) -> None:

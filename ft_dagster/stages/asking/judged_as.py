@@ -4,20 +4,24 @@ another try.
 
 from __future__ import annotations
 
-from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.gate.judged_by import scores_digest
 from ft_dagster.stages.refusals import declared_prompts
+from ft_dagster.store import Artifact
 from ft_dagster.workspace.input_view import View
+from ft_dagster.workspace.judged_once import SCORES
 
-SCORED = ("metrics", "weights", "loss_bound")  # of the gates: which values are compared, and how they count
 OF_PACKAGE = "built in"  # the prompts of this package, in whichever version
 
 
-def judged_as(view: View) -> dict[str, str]:
-    """Return digests by name: of what the values are that the gates compare, and of the prompts of which some
-    are to be refused, where any are asked. Raises UserError for prompts that cannot be asked.
+def judged_as(view: View, before: Artifact, tuned: Artifact) -> dict[str, str]:
+    """Return digests by name: of what the values are that the gates compare, of the weights in production
+    with which they compare the `tuned` ones, and of the prompts of which some are to be refused, where any
+    are asked. `before`: the base's evaluation. Raises UserError for prompts that cannot be asked.
     """
     gates = view.spec.gates
-    found = {"scores": sha256_json({name: getattr(gates, name) for name in SCORED})}
+    found = {SCORES: scores_digest(gates, before.figures["scores"])}
+    if gates.regression_margin is not None:
+        found |= view.past.held_against(tuned)
     if gates.refusals is not None:
         prompts = OF_PACKAGE if gates.refusals.prompts is None else declared_prompts(view)[0].sha256
         found["refusals"] = prompts

@@ -97,8 +97,10 @@ class DeclaredWorkspace(Workspace):
         if found is None:
             newest = self.head(stage.name) or self.head(_EVALUATION)
             changed = what_changed(inputs, newest) or f"the version of {stage.name}"
+            part = parts_of(inputs).get(changed)
+            words = "" if part is None else part.words.format(stage=stage.name)
             raise UserError(
-                f"{changed} changed after the evaluation: the declaration of today demands another",
+                words or f"{changed} changed after the evaluation: the declaration of today demands another",
                 file=self.declared_in,
                 fix="Materialize declaration, base_evaluation and evaluation again",
             )

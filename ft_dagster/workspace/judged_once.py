@@ -1,0 +1,40 @@
+"""Says by what the answers of a try were judged whose record does not say it: an older version wrote none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from ft_dagster.gate.judged_by import scores_digest
+from ft_dagster.lineage.tries import Judged, Try
+from ft_dagster.spec.variant import GatesSpec
+from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
+from ft_dagster.store import Artifact, Store
+from ft_dagster.store.committed import committed_in
+
+SCORES = "scores"
+
+
+def judged_by(store: Store, prefix: str, judged: Mapping[str, str]) -> Judged:
+    """Return by what answers are judged now, beside what the stored evaluations say of earlier tries."""
+
+    def once(one: Try) -> Mapping[str, str]:
+        made = (each for each in committed_in(store, prefix, EVALUATION.name) if isinstance(each, Artifact))
+        of_it = (
+            each
+            for each in made
+            if each.inputs.get(FINE_TUNED_MODEL.name) == one.weights and each.spec.get("tries") == one.ordinal
+        )
+        first = min(of_it, key=lambda each: str(each.predicate["created"]), default=None)
+        return {} if first is None else _scores_of(first)
+
+    return Judged(judged, once)
+
+
+def _scores_of(evaluation: Artifact) -> dict[str, str]:
+    try:
+        gates = GatesSpec.model_validate(evaluation.spec["spec"]["gates"])
+        return {SCORES: scores_digest(gates, evaluation.figures["scores"])}
+    except (KeyError, TypeError, ValidationError):  # of a version whose gates were others
+        return {}
