@@ -8,8 +8,8 @@ Values y_1 ... y_n of independent units, none of which can lie below -worst. "Th
 so that one more unit, the worst there can be, always stands beside those that were seen (Gaffke, Mathematical
 Methods of Statistics 14 (2005) 451; the bound that inverts it: Learned-Miller and Thomas, arXiv 1905.06208).
 Of values that are right or wrong it is Clopper and Pearson's exact bound, of gains and losses McNemar's exact
-test. That it never errs more often than said is proven for those and conjectured for all; docs/gates.md says
-how a counterexample was looked for.
+test. That it never errs more often than said is proven for those and conjectured for all;
+docs/gates-statistics.md says how a counterexample was looked for.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A rule **passes** when a fall beyond its margin is ruled out at the level of this try, **fails** when it is
 not and a test of harm (a fall beyond 0, adjusted by Holm) says that there is one, and else is **undecided**.
 A fall that is real but shown to lie within the margin passes: the tenant allowed it. A rule on a loss has two
-statistics, and both have to hold. `docs/gates.md` explains the tests, which are in `paired`.
+statistics, and both have to hold. `docs/gates-statistics.md` explains the tests, which are in `paired`.
 
 Where the questions were asked batch after batch (`evaluation.limit: auto`) the looks are replayed from the
 samples: what was asked is exactly what `sequential_looks` says.

@@ -31,8 +31,9 @@ NO_REFERENCE = SinceReference()
 class RuleLook:
     """Says of one rule what the next look takes. `there`: questions that it can be put to; `least`: below
     which nothing passes, `needed`: by which a model that lost nothing passes with the power of the formula in
-    docs/gates.md (None: of a loss, and of what must get better); `left`: looks, the next among them, at which
-    `there` are enough to pass. `of`: the rule that is asked the same, where it compares versions.
+    docs/gates-statistics.md (None: of a loss, and of what must get better); `left`: looks, the next among
+    them, at which `there` are enough to pass. `of`: the rule that is asked the same, where it compares
+    versions.
     """
 
     rule: str
