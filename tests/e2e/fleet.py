@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -53,6 +55,15 @@ class TinyFleet:
         if notify is not None:
             write_yaml(folder / "tenants" / "defaults.yaml", {"notify": ["ops"]})
             edit(folder / "ft_dagster.yaml", lambda c: c.update(notifications={"targets": told}))
+
+    def copy(self, to: Path) -> TinyFleet:
+        """Return one with the same store and declarations, and an instance of its own."""
+        other = copy(self)
+        other.folder = shutil.copytree(self.folder, to, ignore=shutil.ignore_patterns("dagster_home"))
+        locks = str(to / "leases")
+        edit(to / "ft_dagster.yaml", lambda content: content["host"].update(lock_folder=locks))
+        other.home = Path(write_home(load_settings(to))["DAGSTER_HOME"])
+        return other
 
     @property
     def environment(self) -> dict[str, str]:
