@@ -20,7 +20,17 @@ from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
 from ft_dagster.fleet.due.budget_ledger import PLATFORM, BudgetLedger, CannotPay, Charge, never_paid
-from ft_dagster.fleet.due.reasons import DAY, NEWS, PATIENCE, Cause, VariantState, causes, enough, too_little
+from ft_dagster.fleet.due.reasons import (
+    DAY,
+    NEWS,
+    PATIENCE,
+    TRY,
+    Cause,
+    VariantState,
+    causes,
+    enough,
+    too_little,
+)
 from ft_dagster.fleet.due.retrain_cost import RetrainCost
 from ft_dagster.fleet.log_once import log_once
 from ft_dagster.fleet_settings import FleetSettings
@@ -30,7 +40,7 @@ GIVES_WAY = timedelta(days=1)  # a tenant that had all of the last week's hours
 PRIORITY = timedelta(hours=0.24)  # of each point of resources.priority, of which there are 100 either way
 BACK_OFF, LONGEST_BACK_OFF = timedelta(minutes=15), timedelta(days=1)  # four times longer after each failure
 GROWS = 4  # times, after which it is the longest
-TRY = ".try"  # between a reason's stamp and the number of the try
+
 HOUR = timedelta(hours=1)
 SOON = 0.25  # hours: what should have started by then is not started faster, nor made up for longer
 WhyNot = Literal[

@@ -29,6 +29,7 @@ CauseKind = Literal["order", "age", "parent", "base", "data", "cron"]
 PATIENCE: dict[CauseKind, timedelta] = {"cron": DAY, "data": 2 * DAY, "parent": 2 * DAY, "base": 3 * DAY}
 MOST_QUIET = DAY  # a source that never stands still is trained on after this long
 AGE_LEAD = DAY  # before the greatest age is reached, where that is more than two days
+TRY = ".try"  # between a reason's stamp and the number of the try
 STAMP, EXACT_STAMP = "%Y-%m-%dT%H.%MZ", "%Y-%m-%dT%H.%M.%SZ"  # of times in UTC
 IN_STAMP = re.compile(r"(?<![^-])\d{4}-\d\d-\d\dT\d\d\.\d\d(\.\d\d)?Z")  # no name can look like it
 
@@ -89,10 +90,15 @@ class VariantState:
 
 
 def not_dealt_with(news: Iterable[News], state: VariantState) -> list[News]:
-    """Return the news that only failed runs took up: nothing differs from what they read, yet they are to be
-    tried again.
+    """Return the news that no run took up which came to a verdict: nothing differs from what the newest run
+    read, yet that is in progress, or failed, and they are to be tried again.
     """
-    return [each for each in news if state.failures and (not state.served or each.since > state.served)]
+
+    def taken_up(each: News) -> bool:
+        stamps = (stamp.partition(TRY)[0] for stamp in state.asked)
+        return state.running or state.failures > 0 or each.stamp in stamps
+
+    return [each for each in news if taken_up(each) and (not state.served or each.since > state.served)]
 
 
 class Cause(NamedTuple):

@@ -256,6 +256,25 @@ def test_news_that_a_run_took_up_which_failed_are_tried_again(fleet: Fleet) -> N
     assert fleet.news("acme.often") == first
 
 
+@pytest.mark.parametrize("known", [{"running": True}, {"asked": ("{stamp}",)}, {"asked": ("{stamp}.try2",)}])
+def test_news_that_a_run_took_up_stand_until_it_came_to_a_verdict(
+    fleet: Fleet, known: dict[str, Any]
+) -> None:
+    fleet.ran("acme.often")
+    (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n')
+    fleet.look()
+    first = present(fleet.news("acme.often"))
+    known = {**known, "asked": tuple(each.format(stamp=first.stamp) for each in known.get("asked", ()))}
+    fleet.ran("acme.often", at=NOW + 2 * MINUTE)
+    fleet.table.put([row_of(fleet.table, "acme.often").known(**known)])
+    fleet.look(minutes=6)
+    assert fleet.news("acme.often") == first  # it fails later
+    fleet.table.put([row_of(fleet.table, "acme.often").known(running=False, served=NOW + 1 * MINUTE)])
+    fleet.ran("acme.often", at=NOW + 2 * MINUTE)
+    fleet.look(minutes=12)
+    assert fleet.news("acme.often") is None
+
+
 def read_elsewhere(fleet: Fleet) -> None:
     """acme.often reads another folder than globex.one does; both ran."""
     declare(fleet.project, "acme.often", 5, "elsewhere")
