@@ -11,9 +11,9 @@ The first names each try once, and is created exclusively: of two evaluations at
 second keeps the ordinal of the same weights on the same questions for ever. Its ordinal is its place in the
 count, but for weights that an earlier count tried and did not release: on other questions they come after all
 tries since that count began, so that a release gives a model that lost no first try. By what else the answers
-are judged, such as their metric, stands there too, and which weights were in production then, against which
-those that were not released were held: what is new of it makes another try. Records of schema 1 counted by
-weights alone: their evaluations keep that ordinal, and those since the last release are tries of the variant.
+are judged, such as their metric, stands there too: what is new of it makes another try. So does, for weights
+of an earlier count, another version in production. Records of schema 1 counted by weights alone: their
+evaluations keep that ordinal, and those since the last release are tries of the variant.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ft_dagster.store.committed import committed_in
 
 LINEAGE = "lineage"  # beside folders of weights, which are named by sha256
 NOTHING: Mapping[str, str] = {}
-AGAINST = "against"  # by what answers are judged, too: the weights that were in production, "": none
+AGAINST = "against"  # by what answers are judged, too: the weights in production, "": none
 RESTORE = "Restore the folder from a backup"
 
 
@@ -113,7 +113,7 @@ ALONE = Judged()  # by the answers alone
 
 class Looks(NamedTuple):
     """Holds the tries of weights, `mine`, beside what judges them now. `released`: the releases of new
-    weights.
+    weights before theirs.
     """
 
     mine: Sequence[Try]
@@ -124,7 +124,8 @@ class Looks(NamedTuple):
     @classmethod
     def of(cls, store: Store, prefix: str, weights: str, judged: Judged) -> Looks:
         """Raises UserError for a record that cannot be read."""
-        return cls(tries(store, prefix, weights), judged.by, judged.once, _released(store, prefix))
+        entries, mine = _before_release(store, prefix, weights), tries(store, prefix, weights)
+        return cls(mine, judged.by, judged.once, _firsts(entries))
 
     def look(self, questions: str) -> str:
         """Return the digest by which their tries name questions (by theirs) whose answers are judged so: that
@@ -140,8 +141,8 @@ class Looks(NamedTuple):
         original = next((each for each in self.mine if each.of == questions), None)
         if original is None:
             return found
-        if AGAINST not in found and _count_in(original, self.released) != len(self.released):
-            found[AGAINST] = "unknown"
+        if _count_in(original, self.released) < len(self.released):
+            found[AGAINST] = "an earlier version"
         says = original.judged.keys() - {AGAINST}
         return found if says else {**found, **self.once(original)}
 
@@ -390,20 +391,34 @@ def _by_weights(store: Store, prefix: str, since: str) -> list[Try]:
 
 
 def held_against(store: Store, prefix: str, weights: str) -> dict[str, str]:
-    """Return what weights that were not released are held against, as a part of `Judged.by`."""
-    entries = recalled_log(store, prefix).entries
-    if any(entry.action == RELEASE and entry.weights == weights for entry in entries):
+    """Return what weights that an earlier count tried and did not release are held against, or were when they
+    were released, as a part of `Judged.by`; nothing of others.
+    """
+    entries, mine = _before_release(store, prefix, weights), tries(store, prefix, weights)
+    released = _firsts(entries)
+    if not mine or _count_in(mine[0], released) >= len(released):
         return {}
     served = served_in(entries)
     return {AGAINST: "" if served is None else served.weights}
 
 
+def _before_release(store: Store, prefix: str, weights: str) -> list[ReleaseEntry]:
+    """Return the entries of the log before the release of these weights; all where they were not released."""
+    entries = recalled_log(store, prefix).entries
+    firsts = (n for n, entry in enumerate(entries) if entry.action == RELEASE and entry.weights == weights)
+    return entries[: next(firsts, len(entries))]
+
+
 def _released(store: Store, prefix: str) -> list[ReleaseEntry]:
+    return _firsts(recalled_log(store, prefix).entries)
+
+
+def _firsts(entries: Iterable[ReleaseEntry]) -> list[ReleaseEntry]:
     """Return the first release of all weights that were released: another export of the same closes no
     count.
     """
     firsts = dict[str, ReleaseEntry]()
-    for entry in recalled_log(store, prefix).entries:
+    for entry in entries:
         if entry.action == RELEASE:
             firsts.setdefault(entry.weights, entry)
     return list(firsts.values())

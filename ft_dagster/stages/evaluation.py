@@ -98,7 +98,7 @@ JUDGING = (
 )
 
 
-OTHER_TRY = "{stage} was of another version in production, or judged by something else: that is another try"
+OTHER_TRY = "since {stage} a version was released, or what judges its answers changed: that is another try"
 
 
 @dataclass(frozen=True)

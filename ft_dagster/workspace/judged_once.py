@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,15 +22,23 @@ def judged_by(store: Store, prefix: str, judged: Mapping[str, str]) -> Judged:
 
     def once(one: Try) -> Mapping[str, str]:
         made = (each for each in committed_in(store, prefix, EVALUATION.name) if isinstance(each, Artifact))
-        of_it = (
+        of_it = [
             each
             for each in made
             if each.inputs.get(FINE_TUNED_MODEL.name) == one.weights and each.spec.get("tries") == one.ordinal
-        )
+        ]
         first = min(of_it, key=lambda each: str(each.predicate["created"]), default=None)
-        return {} if first is None else _scores_of(first)
+        if first is None or any(_asked(each) != _asked(first) for each in of_it):
+            return {}  # tries of several counts have one name
+        return _scores_of(first)
 
     return Judged(judged, once)
+
+
+def _asked(evaluation: Artifact) -> dict[str, Any]:
+    """Return what its key says of the questions."""
+    key = {**evaluation.inputs, **evaluation.spec}
+    return {name: value for name, value in key.items() if name.startswith(("task.", "general."))}
 
 
 def _scores_of(evaluation: Artifact) -> dict[str, str]:

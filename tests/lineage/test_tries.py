@@ -54,15 +54,22 @@ def test_released_weights_on_the_same_questions_keep_their_ordinal_also_after_re
     assert asked(store, "new") == 1
 
 
-def test_weights_that_lost_are_another_try_against_another_version_in_production(store: Store) -> None:
+def test_weights_that_lost_before_a_release_are_another_try_against_each_later_version(store: Store) -> None:
     released(store, "before", "production")
     assert [asked(store, name) for name in ("lost", "also")] == [1, 2]
     rollback(store, PREFIX, why("it is worse"))
-    assert [asked(store, name) for name in ("lost", "lost", "new")] == [3, 3, 4]
+    assert [asked(store, name) for name in ("lost", "also", "new")] == [1, 2, 3]  # a rollback costs no try
     promote(store, PREFIX, 2, why("it was not", "ann"), force=True)
-    assert [asked(store, name) for name in ("lost", "also")] == [1, 2]  # as they were held before
     put(store, judged(store, "newest"))
-    assert [asked(store, name) for name in ("lost", "also", "lost")] == [5, 6, 5]
+    assert [asked(store, name) for name in ("lost", "also", "lost")] == [4, 5, 4]
+    rollback(store, PREFIX, why("it is worse"))
+    assert [asked(store, name) for name in ("lost", "also", "new")] == [6, 7, 8]
+    promote(store, PREFIX, 3, why("it was not", "ann"), force=True)
+    assert [asked(store, name) for name in ("lost", "also")] == [4, 5]
+    put(store, judged(store, "lost"))
+    for _ in range(2):
+        assert asked(store, "lost") == 4  # released by this try, whatever is in production since
+        rollback(store, PREFIX, why("it is worse"))
     for name in ("lost", "also", "new"):
         refuse_uncounted(store, PREFIX, weights(name))
 

@@ -14,9 +14,9 @@ OF_PACKAGE = "built in"  # the prompts of this package, in whichever version
 
 
 def judged_as(view: View, before: Artifact, tuned: Artifact) -> dict[str, str]:
-    """Return digests by name: of what the values are that the gates compare, of the weights in production
-    with which they compare the `tuned` ones, and of the prompts of which some are to be refused, where any
-    are asked. `before`: the base's evaluation. Raises UserError for prompts that cannot be asked.
+    """Return by name, as digests: what the values are that the gates compare, the weights in production with
+    which they compare the `tuned` ones of an earlier count, and the prompts of which some are to be refused,
+    where any are asked. `before`: the base's evaluation. Raises UserError for prompts that cannot be asked.
     """
     gates = view.spec.gates
     found = {SCORES: scores_digest(gates, before.figures["scores"])}
