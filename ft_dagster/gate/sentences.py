@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
-from ft_dagster.gate.power import LOSS_BOUND, least_questions
+from ft_dagster.gate.power import LOSS_BOUND, POWER, least_questions
 from ft_dagster.gate.prompts import PROMPTS
 from ft_dagster.lineage.verdict import Groups, Part, Rule, RuleName, Tail
 from ft_dagster.spec.data import MOST_HELD_OUT
@@ -83,6 +84,17 @@ def wanted(rule: Rule) -> int:
     if rule.rule != "general_loss" or not rule.units or not rule.questions:
         return needed
     return math.ceil(needed * rule.units / rule.questions)
+
+
+def wanted_next(rule: Rule, tries: int) -> int:
+    """Return about how many it takes at the try after this one, whose level is smaller: as many more as the
+    normal approximation has it.
+    """
+
+    def effort(level: float) -> float:
+        return (NormalDist().inv_cdf(1 - level) + NormalDist().inv_cdf(POWER)) ** 2
+
+    return math.ceil(wanted(rule) * effort(rule.level * tries / (tries + 2)) / effort(rule.level))
 
 
 def _reach(rule: Rule, points: Said) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ft_dagster.gate.sentences import out_of_reach, wanted
+from ft_dagster.gate.sentences import out_of_reach, wanted_next
 from ft_dagster.gate.verdict_words import slowest_rule, verdict_sentence
 from ft_dagster.lineage.serving import Finding, said
 from ft_dagster.lineage.verdict import Rule, Verdict
@@ -170,19 +170,19 @@ def _of_refused(result: Result, verdict: Verdict) -> str:
         learns = {rule.rule for rule in verdict.broken} <= {"task"}
         change = "more or better rows, other settings" if learns else "more general text, a lower rate"
         return f"Change data or settings ({change}), then `ft-dagster run {result.variant}`"
-    return _of_undecided(slowest, result.limit)
+    return _of_undecided(slowest, verdict.tries, result.limit)
 
 
-def _of_undecided(slowest: Rule, limit: Limit) -> str:
+def _of_undecided(slowest: Rule, tries: int, limit: Limit) -> str:
     if out_of_reach(slowest):
         worse = "fall" if slowest.higher_is_better else "rise"
         allow = f"Allow a larger {worse} of {slowest.task} {slowest.metric} (gates)"
         return f"{allow}, or train otherwise: asking more would not decide it"
     if slowest.rule == "general_loss":  # reads all held-out texts, whatever the limit
-        read = count(slowest.units or slowest.questions)
-        texts = f"Hold out about {count(wanted(slowest))} texts (data.general.held_out; {read} were read)"
+        read, more = count(slowest.units or slowest.questions), count(wanted_next(slowest, tries))
+        texts = f"Hold out about {more} texts (data.general.held_out; {read} were read)"
         return f"{texts}, or allow more (gates.general_loss_margin, gates.loss_tail)"
     said = {None: "all there are", "auto": f"auto, at most {count(MOST_QUESTIONS)}"}
     asked = said[limit] if limit is None or limit == "auto" else count(limit)
-    ask = f"Ask about {count(wanted(slowest))} questions (evaluation.limit, now {asked})"
+    ask = f"Ask about {count(wanted_next(slowest, tries))} questions (evaluation.limit, now {asked})"
     return f"{ask}, or allow a larger fall (gates)"

@@ -184,7 +184,7 @@ def test_what_passed_says_what_is_left_by_the_release_log(
 
 def test_a_state_says_what_its_newest_result_does_or_what_a_run_does() -> None:
     asked = next_step(result(TASK, {**QUIZ, "passed": False}, limit=40))
-    assert asked.startswith("Ask about 66 questions")
+    assert asked.startswith("Ask about 95 questions")
     assert next_of_state("acme.coder", "failing", asked, refused=True) == asked
     assert next_of_state("acme.coder", "approval", "Version 2 waits") == "Version 2 waits"
     assert "Mend the cause that is named" in next_of_state("acme.coder", "failing", SERVED)

@@ -48,10 +48,10 @@ def test_what_too_few_texts_leave_undecided_asks_for_texts_and_not_for_questions
         return next_step(Result("acme.exam", verdict, limit=12))
 
     assert said(rule="general_loss", metric="general_loss", questions=26, units=13) == (
-        "Hold out about 23 texts (data.general.held_out; 13 were read), "
+        "Hold out about 33 texts (data.general.held_out; 13 were read), "
         "or allow more (gates.general_loss_margin, gates.loss_tail)"
     )
-    assert said(rule="general_benchmark").startswith("Ask about 46 questions (evaluation.limit, now 12)")
+    assert said(rule="general_benchmark").startswith("Ask about 66 questions (evaluation.limit, now 12)")
     assert said(rule="degeneration", higher_is_better=False) == (
         "Allow a larger rise of exam acc (gates), or train otherwise: asking more would not decide it"
     )
