@@ -23,6 +23,7 @@ from ft_dagster.evaluation.tasks.task_files import task_references
 from ft_dagster.files import expanded
 from ft_dagster.launch.launcher import RUN_FILE
 from ft_dagster.lineage.graph import needed, walk
+from ft_dagster.lineage.log import entry_path, mark_newest, recalled_log
 from ft_dagster.lineage.tries import records_of
 from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.planning.hardware.catalogue import FILE as CARDS
@@ -239,6 +240,15 @@ class CleanProject:
         for path in records_of(audit.store, weights.place.prefix, weights.digest):
             self.store.write(path, audit.store.read(path))
 
+    def take_log(self, audit: Audit, prefix: str, until: Indexed) -> None:
+        """Copy the release log of a variant as it was when an artifact was made."""
+        past = (entry for entry in recalled_log(audit.store, prefix).entries if entry.at <= until.created)
+        content = b""
+        for number, _ in enumerate(past, 1):
+            content = audit.store.read(entry_path(prefix, number))
+            self.store.write(entry_path(prefix, number), content)
+            mark_newest(self.store, prefix, number, content)
+
     def declare(self, variant: str, content: Mapping[str, Any]) -> None:
         """Let the variant's file say what its declaration.json does; its parents' are named alone."""
         self._declared_in(variant, content["spec"])
@@ -279,6 +289,9 @@ def lay_out(audit: Audit, recorded: ModelRecipe, folder: Path) -> CleanProject:
         if part.place.stage in (DECLARATION.name, GENERAL_CORPUS.name) or part is own_base:
             project.point_at(audit.artifact(part))
     _link_bases(audit, recorded, folder)
+    for part in recorded.taken:
+        if part.place.stage == MODEL_EXPORT.name:  # of a release beneath it
+            project.take_log(audit, part.place.prefix, recorded.rebuilt[TRAINING_PLAN.name])
     if audit.artifact(recorded.model).figures.get("micro_batch_halved"):
         project.ran_out_of_memory(recorded.model)
     if why:

@@ -70,6 +70,7 @@ def _lay_out(audit: Audit, recorded: ModelRecipe, project: CleanProject, answer:
         project.point_at(project.take(audit, declared))
         project.declare(recorded.variant, content)
         project.take_tries(audit, recorded.model)
+        project.take_log(audit, recorded.model.place.prefix, judged)
         if answer.verdict != EXACT:
             project.point_at(project.take(audit, recorded.model))
     except UserError as error:
