@@ -9,8 +9,6 @@ From the project's root. Ways, each with a store of its own, as `ft-dagster run`
 - `s3`: on a real S3 server (rclone).
 - `killed`: that server is killed by SIGKILL every 150 requests, and started again 3 s later.
 - `slow`: 100 ms before each request, every 25th refused with 503, every 40th cut.
-- `ray`: on S3, trainings on a Ray cluster of two local nodes; the one that trains first is killed by SIGKILL
-  once a checkpoint is in the store. Needs the extra `ray`.
 - `history`: `s3` five times, each with another seed: what the second version and the last one asked for.
 
 The demo is prepared before (`examples/demo/prepare.py`); its declarations are copied and shortened: 12
@@ -30,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -43,14 +41,13 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.versions.summary import variant_summary
 from tests.e2e.project import POLICY, edit, write_project, write_yaml
-from tests.ray_cluster import ray_cluster, workers_that_train
 from tests.s3_server import S3Server, free_port, start_s3
 from tests.tiny_model import make_tiny_model
 from tests.troubled_s3 import Asked, Troubles, trouble
 
 HERE = Path(__file__).resolve().parent
 FT_DAGSTER = Path(sys.executable).with_name("ft-dagster")
-WAYS = ("folder", "s3", "killed", "slow", "ray", "history")
+WAYS = ("folder", "s3", "killed", "slow", "history")
 EVERY, DOWN = 150, 3.0  # requests from one death of the server to the next; seconds until it is back
 LATENCY, OFTEN = 0.1, {25: "503", 40: "cut"}
 VERSIONS = 5  # of `history`
@@ -250,41 +247,6 @@ def slowing(server: Server, troubles: Troubles) -> Callable[[], dict[str, int]]:
     return end
 
 
-def on_ray(project: Path, folder: Path, variants: tuple[str, ...]) -> Came:
-    began, killed = time.time(), Counter[str]()
-    with served(folder) as (server, troubles, environment), _environment({**os.environ, **environment}):
-        with ray_cluster(nodes=2) as cluster:
-            away = {
-                "FT_DAGSTER_LAUNCHER": "ray",
-                "FT_DAGSTER_RAY__ADDRESS": cluster.address,
-                "FT_DAGSTER_CLUSTER__CPUS": "1",
-                "FT_DAGSTER_CLUSTER__WORK_FOLDER": str(folder / "node"),
-            }
-            site = site_of(project, folder, variants, **environment, **away)
-            stored = server.direct.folder / "demo/tenants"
-            checkpoints = "*/*/fine_tuned_model/*/nodes/evidence/output/checkpoints/*/checkpoint.json"
-            done = threading.Event()
-
-            def kill() -> None:
-                while not done.wait(0.1):
-                    workers = workers_that_train(folder / "node")
-                    if workers and list(stored.glob(checkpoints)):
-                        cluster.kill_node(cluster.node_of(workers[0]))
-                        killed["the node that trained was killed"] += 1
-                        return
-
-            thread = threading.Thread(target=kill)
-            thread.start()
-            try:
-                seconds = site.run()
-            finally:
-                done.set()
-                thread.join()
-        asked = list(troubles.log)
-        digests = site.digests()
-    return Came(digests, by_stage(asked, site.steps(began)), seconds, dict(killed))
-
-
 def over_history(project: Path, folder: Path, variants: tuple[str, ...]) -> tuple[Came, Came]:
     """What the second version and the last cost, of the first variant; each is another training."""
     own = folder / "project"
@@ -416,7 +378,6 @@ def main() -> int:
         "s3": lambda own: [on_s3(project, own, variants)],
         "killed": lambda own: [on_s3(project, own, variants, killing)],
         "slow": lambda own: [on_s3(project, own, variants, slowing)],
-        "ray": lambda own: [on_ray(project, own, variants)],
         "history": lambda own: list(over_history(project, own, variants)),
     }
     results = folder / "results" / ("+".join(variants) if given.variants else "all")

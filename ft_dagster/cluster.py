@@ -75,13 +75,8 @@ class Cluster(Part):
 
 
 class RaySettings(Part):
-    """Says what jobs of Ray get: runs, or with `launcher: ray` trainings alone."""
+    """Says what the jobs of runs get on Ray."""
 
-    address: str = Field(
-        "http://127.0.0.1:8265",
-        pattern=r"^https?://[^\s@]+$",
-        description="Of the head's dashboard, for `launcher: ray`; for runs dagster.yaml says it",
-    )
     resources: dict[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(
         {}, description="What a job that computes asks of a node besides: {accelerator_type:A100: 0.001}"
     )
@@ -97,9 +92,14 @@ class RaySettings(Part):
         le=86_400,
         description="From a cancel to the end of a run's job: to save and upload a checkpoint",
     )
-    silent_seconds: float = Field(
-        60, ge=1, le=3600, description="For how long the head may not answer before a training counts as lost"
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_what_moved(cls, content: Any) -> Any:
+        for name in ("address", "silent_seconds") if isinstance(content, dict) else ():
+            if name in content:
+                raise ValueError(f"{name}: take it out; dagster.yaml names the head (docs/deploy.md#ray)")
+        return content
 
     @model_validator(mode="after")
     def _resource_names_the_tenant(self) -> RaySettings:

@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, NoReturn, TypedDict, TypeVar
+from typing import Any, NoReturn, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,19 +26,8 @@ from ft_dagster.strict_json import dumps
 SCHEMA_VERSION = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 UNFLUSHED = 120  # Python's exit code where its output could not be written
-WITHIN = "FT_DAGSTER_WITHIN"  # a variable: the folders outside of which a request may name no path
 TRAINING = "training"  # the program that trains
 T = TypeVar("T", bound=BaseModel)
-
-
-class LentFolder(NamedTuple):
-    """Names a folder of this host that a program reads: the sha256 of each of its files by path, and where
-    the store has them, or is to have them: in the folder `stored` under the same paths, or each by its hash.
-    """
-
-    files: Mapping[str, str]
-    stored: str
-    by_hash: bool = False
 
 
 class ProgramResult(TypedDict, total=False):
@@ -85,9 +74,7 @@ def read_json_as(file: Path, kind: type[T]) -> T:
         raise UserError(f"cannot be read: {error}", file=file, fix="Write the run again") from None
     _refuse_newer_parts(content, file)
     try:
-        found = kind.model_validate(content)
-        _refuse_outside(found, file)
-        return found
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(
@@ -97,24 +84,6 @@ def read_json_as(file: Path, kind: type[T]) -> T:
             value=first["input"],
             fix="Make the file with the version of ft_dagster that reads it",
         ) from None
-
-
-def _refuse_outside(request: BaseModel, file: Path) -> None:
-    """Refuse paths outside, on a node of a cluster, whose requests come out of the store."""
-    within = [Path(folder) for folder in os.environ.get(WITHIN, "").split(os.pathsep) if folder]
-    for path in _paths_in(request.model_dump()) if within else ():
-        real = Path(os.path.realpath(path))
-        if not any(real.is_relative_to(os.path.realpath(folder)) for folder in within):
-            fix = "Look who wrote the order, then delete it, and run the variant again"
-            raise UserError("a path outside of this node's own folders", file=file, value=path, fix=fix)
-
-
-def _paths_in(content: Any) -> Iterator[Path]:
-    if isinstance(content, Path):
-        yield content
-    elif isinstance(content, dict | list | tuple):
-        for each in content.values() if isinstance(content, dict) else content:
-            yield from _paths_in(each)
 
 
 def _refuse_newer_parts(content: Any, file: Path) -> None:

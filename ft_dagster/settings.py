@@ -50,7 +50,6 @@ CREDENTIALS = {  # options of s3fs that say whose credentials it takes
     "client_kwargs.aws_secret_access_key", "client_kwargs.aws_session_token",
 }  # fmt: skip
 SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
-LOCAL = "local"  # the launcher of this host
 
 
 class AllowedSources(Part):
@@ -210,12 +209,10 @@ class Settings(BaseSettings):
         "longest unused go, and none that a run uses; null: any amount",
     )
     host: Host = Host.model_construct()
-    launcher: Literal["local", "ray"] = Field(
-        "local", description="Where trainings run: where their run is, or as jobs of a Ray cluster"
-    )
+    launcher: Literal["local"] = Field("local", description="Programs run where their run is")
     cluster: Cluster = Cluster.model_construct()
     ray: RaySettings | None = Field(
-        None, description="What jobs get on Ray; null, with `launcher: local`: runs are no jobs of Ray"
+        None, description="What the jobs of runs get on Ray; null: runs are no jobs of Ray"
     )
     kubernetes: KubernetesSettings | None = Field(
         None, description="What the pods of runs get on Kubernetes; null: runs are not pods"
@@ -255,11 +252,14 @@ class Settings(BaseSettings):
     @field_validator("launcher", mode="before")
     @classmethod
     def _is_no_launcher_any_more(cls, value: Any) -> Any:
-        if value == "k8s":
-            raise ValueError(
-                "a run is a whole pod on Kubernetes now: take `launcher` out, keep `kubernetes`, and "
-                "have the instance launch runs by RunPodLauncher (docs/deploy.md#kubernetes)"
-            )
+        moved = {
+            "k8s": "pod on Kubernetes now: take `launcher` out, keep `kubernetes`, and have the instance "
+            "launch runs by RunPodLauncher (docs/deploy.md#kubernetes)",
+            "ray": "job on Ray now: take `launcher` out, keep `ray`, and have the instance launch runs by "
+            "RunJobLauncher (docs/deploy.md#ray)",
+        }
+        if value in moved:
+            raise ValueError(f"a run is a whole {moved[value]}")
         return value
 
     @field_validator("store_profiles")
@@ -329,12 +329,7 @@ class Settings(BaseSettings):
     @property
     def runs_in_cluster(self) -> bool:
         """Say whether runs themselves go to the nodes that `cluster` describes, as pods or as jobs of Ray."""
-        return self.kubernetes is not None or (self.launcher == LOCAL and self.ray is not None)
-
-    @property
-    def plans_for_cluster(self) -> bool:
-        """Say whether trainings are planned for the devices that `cluster` describes, not for this host's."""
-        return self.launcher != LOCAL or self.runs_in_cluster
+        return self.kubernetes is not None or self.ray is not None
 
     @property
     def storage_price(self) -> float | None:

@@ -12,7 +12,7 @@ import yaml
 from ft_dagster.automation.coordinator import VariantRunCoordinator
 from ft_dagster.automation.processes.instance import dagster_yaml
 from ft_dagster.automation.ray.launcher import RunJobLauncher
-from ft_dagster.launch.remote.offer import inventory_of
+from ft_dagster.launch.offer import inventory_of
 from ft_dagster.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,20 +30,18 @@ def test_its_settings_are_accepted_and_planned_for(tmp_path: Path) -> None:
     (tmp_path / "tenants").mkdir()
     shutil.copy(FOLDER / "ft_dagster.yaml", tmp_path)
     settings = load_settings(tmp_path)
-    assert (settings.launcher, settings.runs_in_cluster) == ("local", True)
+    assert settings.runs_in_cluster
     inventory = inventory_of(settings.cluster)
     assert (inventory.kind, len(inventory.devices)) == ("gpu", 8)
 
 
 def test_what_it_says_of_several_nodes_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "tenants").mkdir()
-    content = yaml.safe_load((FOLDER / "ft_dagster.yaml").read_text("utf-8"))
-    commented = (FOLDER / "ft_dagster.yaml").read_text("utf-8").partition("this file has\n")[2]
-    several = yaml.safe_load("\n".join(line.removeprefix("# ") for line in commented.splitlines()))
-    several["cluster"] = content["cluster"] | several["cluster"]
-    (tmp_path / "ft_dagster.yaml").write_text(yaml.safe_dump(content | several))
-    settings = load_settings(tmp_path)
-    assert (settings.launcher, settings.cluster.nodes, settings.runs_in_cluster) == ("ray", 4, False)
+    content = (FOLDER / "ft_dagster.yaml").read_text("utf-8")
+    for field in ("nodes", "shared_folder"):
+        content = content.replace(f"# {field}:", f"{field}:")
+    (tmp_path / "ft_dagster.yaml").write_text(content)
+    assert load_settings(tmp_path).cluster.nodes == 4
 
 
 def test_its_instance_opens_and_limits_as_the_projects_own(tmp_path: Path) -> None:

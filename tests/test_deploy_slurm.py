@@ -7,9 +7,9 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
+from ft_dagster.automation.slurm.commands import SlurmOptions, devices
 from ft_dagster.automation.slurm.launcher import SlurmRunLauncher
 from ft_dagster.automation.slurm.order import CONFIG
-from ft_dagster.launch.slurm import SlurmOptions, devices
 from ft_dagster.settings import load_settings
 from ft_dagster.spec.variant import ResourcesSpec
 

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -93,9 +95,11 @@ def variant_asset(
         with failures(context, lambda: tenants.settings().retries):
             reason = context.run.tags.get("ft/reason", "materialized")
             ended = partial(has_ended, context.instance)
-            run_of = RunOf(context.run_id, reason, saying(context), lambda: _pipes(context), ended)
+            settings = tenants.settings()
+            reporting = partial(_pipes, context, settings.work_folder)
+            run_of = RunOf(context.run_id, reason, saying(context), reporting, ended)
             key = variant_of(context)
-            return run(context, Workspace(tenants.settings(), key, run_of, launcher=launcher.open()))
+            return run(context, Workspace(settings, key, run_of, launcher=launcher.open()))
 
     return asset
 
@@ -202,8 +206,13 @@ def _check_specs(graph: Graph, asset: str, checks: Mapping[str, str]) -> Sequenc
 
 
 @contextmanager
-def _pipes(context: dg.AssetExecutionContext) -> Iterator[Mapping[str, str]]:
-    """Yield the environment with which a program reports to this step through Dagster Pipes."""
-    injector, reader = dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
-    with dg.open_pipes_session(context, injector, reader) as session:
-        yield dict(session.get_bootstrap_env_vars())
+def _pipes(context: dg.AssetExecutionContext, work: Path) -> Iterator[Mapping[str, str]]:
+    """Yield the environment with which a program reports to this step through Dagster Pipes, by files in
+    `work`: all that work there see them.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".pipes-", dir=work) as folder:
+        injector = dg.PipesFileContextInjector(f"{folder}/context")
+        reader = dg.PipesFileMessageReader(f"{folder}/messages")
+        with dg.open_pipes_session(context, injector, reader) as session:
+            yield dict(session.get_bootstrap_env_vars())

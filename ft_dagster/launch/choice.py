@@ -1,59 +1,42 @@
-"""Which launcher an installation has, and what it can give a declaration; each other one has a line here.
+"""Which launcher an installation has, and what it can give a declaration.
 
-A launcher of a cluster runs trainings. All else (judging, exports, questions' texts) runs where the run is,
-under leases of its devices. Where the run is a pod of Kubernetes or a job of Ray, all of it is local there.
+Programs run where their run is, under leases of its devices: on this host, in a pod of Kubernetes, in a job
+of Slurm or Ray. Those of a variant that trains on several nodes Ray places beside the run's job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, NamedTuple
+import os
+from dataclasses import replace
+from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.kubernetes_settings import KubernetesSettings
-from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, Say
+from ft_dagster.launch.launcher import Launcher, LocalLauncher
 from ft_dagster.launch.leases import Ask, Leases
-from ft_dagster.launch.remote.offer import ask_of_cluster, refuse_beyond, refuse_resources
-from ft_dagster.launch.remote.passed import (
-    options_to_pass,
+from ft_dagster.launch.offer import ask_of_cluster, refuse_resources
+from ft_dagster.launch.passed import (
+    refuse_credentials,
     refuse_secret_variables,
     refuse_users_in_addresses,
 )
 from ft_dagster.launch.warm.choice import as_environment
-from ft_dagster.program import TRAINING, ProgramResult
+from ft_dagster.program import TRAINING
 from ft_dagster.roots import is_address
-from ft_dagster.settings import FILE, LOCAL, Settings
+from ft_dagster.settings import FILE, Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 
-
-class ClusterLauncher(NamedTuple):
-    """How one is opened for a tenant, and what raises UserError where it cannot be: a library or a setting is
-    missing.
-    """
-
-    open: Callable[[Settings, str], Launcher[Any]]
-    check: Callable[[Settings], None]
-
-
-def _on_ray() -> ClusterLauncher:
-    from ft_dagster.launch.on_ray import launcher
-
-    return ClusterLauncher(launcher.open_launcher, launcher.check)
-
-
 SEVERAL_ON_KUBERNETES = "several nodes take Ray on KubeRay (docs/deploy.md#several-nodes)"
-SEVERAL_ON_RAY = "several nodes take `launcher: ray`, which sends trainings alone (docs/deploy.md#ray)"
-CLUSTERS = {"ray": _on_ray}  # each is imported where the settings name it
 
 
 def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
-    """As the settings name it; that of a cluster is opened for a tenant's first training."""
+    """Return what runs programs where a run is, as the settings say."""
     here = LocalLauncher(leases, as_environment(settings.host))
-    if settings.launcher == LOCAL:
+    if settings.ray is None:
         return here
-    return TrainingsAway(here, partial(CLUSTERS[settings.launcher]().open, settings))
+    from ft_dagster.launch.on_ray.launcher import PlacedLauncher
+
+    return PlacedLauncher(here, settings.ray, settings.cluster)
 
 
 def ask_of(
@@ -62,21 +45,18 @@ def ask_of(
     """What a declaration asks for a program, where that runs. Raises UserError in a pod, or a job of Ray,
     that has no GPU.
     """
+    reason = f"{program} for run {run_id[:8]}"
+    if settings.runs_in_cluster and spec.resources.nodes > 1:
+        _refuse_outside_ray(key)
+        ask = ask_of_cluster(settings.cluster, key, spec.resources, reason, run_id)
+        return replace(ask, nodes=ask.nodes if program == TRAINING else 1, placed=True)
     if settings.runs_in_cluster and settings.cluster.gpus and leases.inventory.kind != "gpu":
         raise UserError(
             f"{program} of {key} needs a GPU, and there is none here",
             fix="In a run that was started as one that computes nothing: start it again, now that the fleet "
             "knows better. On a machine outside the cluster: start a run, which goes there",
         )
-    reason = f"{program} for run {run_id[:8]}"
-    ask = leases.ask_of(key, spec.resources, reason, run_id)
-    if settings.launcher == LOCAL:
-        return ask
-    if program == TRAINING:
-        return ask_of_cluster(settings.cluster, key, spec.resources, reason, run_id)
-    # What was asked for was devices of the cluster.
-    count = min(ask.count, leases.most(key.tenant))
-    return replace(ask, count=count, memory_bytes=0, gpu_kind=None, nodes=1)
+    return leases.ask_of(key, spec.resources, reason, run_id)
 
 
 def refuse_lacking(settings: Settings, leases: Leases, key: VariantKey, spec: VariantSpec) -> None:
@@ -85,11 +65,8 @@ def refuse_lacking(settings: Settings, leases: Leases, key: VariantKey, spec: Va
     """
     if settings.runs_in_cluster:
         refuse_run(settings, key, spec)
-    elif settings.launcher == LOCAL:
-        leases.candidates(leases.ask_of(key, spec.resources))
     else:
-        CLUSTERS[settings.launcher]().check(settings)
-        refuse_beyond(settings.cluster, settings.launcher, key, spec)
+        leases.candidates(leases.ask_of(key, spec.resources))
 
 
 def refuse_run(settings: Settings, key: VariantKey, spec: VariantSpec) -> None:
@@ -99,7 +76,6 @@ def refuse_run(settings: Settings, key: VariantKey, spec: VariantSpec) -> None:
         _refuse_nodes(spec, "a run on Kubernetes is one pod, on one node", SEVERAL_ON_KUBERNETES)
     else:
         refuse_job(settings)
-        _refuse_nodes(spec, "a run on Ray is one job, on one node", SEVERAL_ON_RAY)
     refuse_resources(settings.cluster, ask_of_cluster(settings.cluster, key, spec.resources))
 
 
@@ -110,9 +86,7 @@ def refuse_pod(settings: Settings, pods: KubernetesSettings, tenant: str | None)
     def refuse(problem: str, field: str, value: object, fix: str) -> None:
         raise UserError(problem, file=file, field=field, value=value, fix=fix)
 
-    fix = "Take one of them out. Runs that are pods and send their trainings to Ray are not supported"
-    if settings.launcher != LOCAL:
-        refuse("runs are pods, in which trainings are local", "launcher", settings.launcher, fix)
+    fix = "Take one of them out"
     if settings.ray is not None:
         refuse("runs are pods, and no jobs of Ray", "ray", "beside kubernetes", fix)
     if not is_address(settings.store):
@@ -128,7 +102,7 @@ def refuse_pod(settings: Settings, pods: KubernetesSettings, tenant: str | None)
     if "profile" in settings.store_options:
         fix = "Name it in store_profiles, and under kubernetes.profiles what gives its credentials to a pod"
         refuse("no pod has it", "store_options.profile", settings.store_options["profile"], fix)
-    options_to_pass(settings.store_options, file)
+    refuse_credentials(settings.store_options, file)
     refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
 
 
@@ -136,14 +110,25 @@ def refuse_job(settings: Settings) -> None:
     """Raises UserError where the settings make no job of Ray that could run something: what a job is told can
     be read by all who see the cluster.
     """
-    from ft_dagster.launch.on_ray.launcher import VARIABLES, variables_of
-
-    file = settings.project / FILE
+    file, field = settings.project / FILE, "ray.runtime_env.env_vars"
+    variables = {} if settings.ray is None else settings.ray.runtime_env.get("env_vars", {})
+    if not isinstance(variables, dict):
+        fix = "Write {NAME: value}"
+        raise UserError("not variables by their names", file=file, field=field, fix=fix)
     refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
-    refuse_secret_variables(variables_of(settings), VARIABLES, file)
+    refuse_secret_variables(variables, field, file)
     refuse_users_in_addresses(
         {} if settings.ray is None else settings.ray.runtime_env, "ray.runtime_env", file
     )
+
+
+def _refuse_outside_ray(key: VariantKey) -> None:
+    if "RAY_ADDRESS" not in os.environ:  # Ray sets it in each job
+        raise UserError(
+            f"{key} trains on several nodes, and this is no job of Ray that could place its programs",
+            field="resources.nodes",
+            fix="Start a run, which is such a job",
+        )
 
 
 def _refuse_nodes(spec: VariantSpec, problem: str, elsewhere: str) -> None:
@@ -154,46 +139,3 @@ def _refuse_nodes(spec: VariantSpec, problem: str, elsewhere: str) -> None:
             value=spec.resources.nodes,
             fix=f"Ask for more GPUs of one node (resources.gpus); {elsewhere}",
         )
-
-
-@dataclass(frozen=True)
-class SentJob:
-    """A started job, and who started it."""
-
-    launcher: Launcher[Any]
-    run: Any
-
-
-@dataclass(frozen=True)
-class TrainingsAway:
-    """Runs trainings by launchers of another place, each opened for the first one of a tenant, and all other
-    programs here.
-    """
-
-    here: Launcher[Any]
-    open_away: Callable[[str], Launcher[Any]]
-    _opened: dict[str, Launcher[Any]] = field(default_factory=dict)
-
-    def stage_in(self, job: Job) -> None:
-        self._of(job).stage_in(job)
-
-    def start(self, job: Job, say: Say) -> SentJob:
-        launcher = self._of(job)
-        return SentJob(launcher, launcher.start(job, say))
-
-    def report(self, started: SentJob, say: Say) -> int | None:
-        return started.launcher.report(started.run, say)
-
-    def cancel(self, started: SentJob) -> None:
-        started.launcher.cancel(started.run)
-
-    def collect(self, job: Job, started: SentJob, exit_code: int) -> ProgramResult:
-        return started.launcher.collect(job, started.run, exit_code)
-
-    def _of(self, job: Job) -> Launcher[Any]:
-        if job.program != TRAINING:
-            return self.here
-        tenant = VariantKey.parse(job.lessee).tenant
-        if tenant not in self._opened:
-            self._opened[tenant] = self.open_away(tenant)
-        return self._opened[tenant]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.local import StartedProgram, failure_of, start_program
-from ft_dagster.program import LentFolder, ProgramResult, write_json
+from ft_dagster.program import ProgramResult, write_json
 
 PACKAGE = "ft_dagster"
 OFFLINE = {"TOKENIZERS_PARALLELISM": "false"}
@@ -25,27 +25,12 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Belongings:
-    """What a program needs that runs on another machine, and may leave in the store while it runs.
-
-    `place`: a folder of the store. `lent`: what its request names, by folder. `cache`: this host's, of which
-    each machine has its own. `kept_in`, below its output: folders to go on from, each whole once it has
-    a file `whole_with`.
-    """
-
-    place: str
-    lent: Mapping[Path, LentFolder]
-    cache: Path
-    kept_in: str
-    whole_with: str
-
-
-@dataclass(frozen=True)
 class Job:
     """One program to run: `python -m ft_dagster.<program> RUN_DIR`, which reads RUN_DIR/run.json (`request`)
     and leaves RUN_DIR/output/result.json. `ask`: the devices it needs; None: none. `lessee`: for whom.
-    `belongings`: of one that may run on another machine. `profile`: the AWS profile that it has and no other;
-    None: whatever who starts it has.
+    `profile`: the AWS profile that it has and no other;
+    None: whatever who starts it has. `left_at`: where in a remote store a training keeps what it goes on
+    from.
     """
 
     program: str
@@ -54,8 +39,8 @@ class Job:
     ask: Ask | None
     environment: Mapping[str, str]
     lessee: str
-    belongings: Belongings | None = None
     profile: str | None = None
+    left_at: str = ""
 
     @property
     def module(self) -> str:
@@ -119,20 +104,6 @@ def carry_out(
         launcher.cancel(started)
         raise
     return launcher.collect(job, started, code)
-
-
-@contextmanager
-def ending(end: Callable[[], None]) -> Iterator[None]:
-    """For what a launcher does before its job is followed: an interrupt meanwhile calls `end`, for nobody
-    would follow the job; after an error the next try finds it.
-    """
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException:
-        end()
-        raise
 
 
 def credentials(profile: str | None) -> dict[str, str]:

@@ -61,7 +61,7 @@ class Ask:
     """What one program wants: `count` devices at once, each with at least `memory_bytes` (where known).
 
     `gpu_kind`: of such a name (see Inventory.named); `shared`: beside others that share. `nodes`: of a
-    cluster, with so many devices on each.
+    cluster, with so many devices on each. `placed`: on nodes that Ray chooses, and under no lease.
     """
 
     variant: str
@@ -74,6 +74,7 @@ class Ask:
     gpu_kind: str | None = None
     shared: bool = False
     nodes: int = 1
+    placed: bool = False
 
 
 class Lease:

@@ -71,7 +71,7 @@ class BuildContext:
         return self._workspace.cache
 
     @property
-    def bases_kept_in(self) -> Path | None:
+    def bases_kept_in(self) -> Path:
         """Return where trainings keep quantized bases; None where they keep none."""
         return self._workspace.bases_kept_in
 

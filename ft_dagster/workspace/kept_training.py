@@ -1,7 +1,7 @@
 """Keeps of a training what outlives its host: the claim to train, and its checkpoints in a remote store.
 
 The run goes where its devices are, and there everything is local; a run that begins anew on another host
-goes on from the store. A training on a cluster's nodes has both by its orders (see `launch.remote`).
+goes on from the store.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from ft_dagster.launch.launcher import OUTPUT, RUN_FILE
-from ft_dagster.settings import LOCAL
 from ft_dagster.store import Place
 from ft_dagster.store.checkpoint_mirror import CheckpointMirror, Mirrored
 from ft_dagster.store.make import work_id
@@ -30,13 +29,8 @@ EVIDENCE = "evidence"  # logs of a training, which one that goes on reads too
 
 
 @contextmanager
-def claimed_training(workspace: Workspace, place: Place) -> Iterator[TrainingClaim | None]:
-    """Hold the claim to train under a key, once no other run does; None on a cluster, whose newest order
-    counts.
-    """
-    if workspace.settings.launcher != LOCAL:
-        yield None
-        return
+def claimed_training(workspace: Workspace, place: Place) -> Iterator[TrainingClaim]:
+    """Hold the claim to train under a key, once no other run does."""
     run = workspace.run
     holder = Holder(run.id, work_id(workspace.settings.work_folder))
     with claimed(workspace.store, place.path, holder, has_ended=run.has_ended, say=run.say) as claim:

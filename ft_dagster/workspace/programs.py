@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from ft_dagster.launch.choice import ask_of, launcher_of
-from ft_dagster.launch.launcher import Belongings, Job, carry_out
+from ft_dagster.launch.launcher import Job, carry_out
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.launch.remote.staging import kept_by_nodes
 from ft_dagster.planning.judging import Judges
 from ft_dagster.program import TRAINING, ProgramResult
-from ft_dagster.settings import LOCAL
 from ft_dagster.spec import VariantSpec
 from ft_dagster.store.checkpoint_mirror import forget, newest_in_store
 from ft_dagster.store.remote_errors import unreachable
 from ft_dagster.store.training_claim import TrainingClaim
-from ft_dagster.training.checkpoints import MANIFEST, newest_good
+from ft_dagster.training.checkpoints import newest_good
 from ft_dagster.training.contract import CHECKPOINTS
 from ft_dagster.workspace.judging_devices import ask_to_judge, judges_of
 from ft_dagster.workspace.kept_training import kept_training, mirrored
@@ -58,7 +56,6 @@ def run_program(
     """
     training = program == TRAINING
     launcher = workspace.launcher or launcher_of(workspace.settings, workspace.leases)
-    things = Belongings(left_at, workspace.lent, workspace.cache, CHECKPOINTS, MANIFEST)
     ask = _ask(workspace, program, request) if leased else None
     around = _training(workspace, run_dir, left_at, claim, request) if training else _plain()
     try:
@@ -70,22 +67,22 @@ def run_program(
                 ask,
                 environment,
                 str(workspace.key),
-                things,
                 workspace.settings.store_profiles.of(workspace.key.tenant),
+                left_at,
             )
             result = carry_out(launcher, job, workspace.run.say, attend)
     except ProgramFailed as failure:
-        failure.kept = _kept(workspace, run_dir, things) if training else None
+        failure.kept = _kept(workspace, run_dir, left_at) if training else None
         raise
     except Exception:
         raise
     except BaseException:
         if training:
-            kept = _kept(workspace, run_dir, things)
+            kept = _kept(workspace, run_dir, left_at)
             workspace.run.say(f"Cancelled. Kept: {kept}. Run it again: it goes on from there")
         raise
     if result.get("status") == "stopped":
-        if training and workspace.keeps_in_store:
+        if training and workspace.mirrors_checkpoints:
             forget(workspace.store, left_at)
         stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
         raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
@@ -111,20 +108,18 @@ def _training(
         yield environment, attend
 
 
-def _kept(workspace: Workspace, run_dir: Path, things: Belongings) -> str:
+def _kept(workspace: Workspace, run_dir: Path, left_at: str) -> str:
     """Say what a training that ended early left to go on from."""
-    here = _kept_here(run_dir / "output") if workspace.settings.launcher == LOCAL else None
-    if here is not None and not workspace.mirrors_checkpoints:
+    here = _kept_here(run_dir / "output")
+    if not workspace.mirrors_checkpoints:
         return here
     try:
-        if here is None:
-            return kept_by_nodes(workspace.store, things)
-        newest = newest_in_store(workspace.store, mirrored(things.place))
+        newest = newest_in_store(workspace.store, mirrored(left_at))
         return f"{here}; on other hosts {'nothing' if newest is None else workspace.store.uri(newest)}"
     except Exception as error:  # what led here is told
         if not (isinstance(error, OSError) or unreachable(error)):
             raise
-        return f"{'' if here is None else f'{here}; '}what the store has, which is out of reach ({error})"
+        return f"{here}; what the store has, which is out of reach ({error})"
 
 
 def _ask(workspace: Workspace, program: str, request: BaseModel) -> Ask:
@@ -145,7 +140,7 @@ def judges(workspace: Workspace, spec: VariantSpec) -> Judges | None:
     None without any. Raises UserError.
     """
     if workspace.settings.runs_in_cluster:
-        devices = workspace.judges_on.devices[: spec.resources.gpus]
+        devices = workspace.trains_on.devices[: spec.resources.gpus]
         return Judges(devices, len(devices), 1, workspace.dtype) if workspace.device == "cuda" else None
     ask = ask_of(
         workspace.settings,

@@ -22,10 +22,10 @@ from ft_dagster.evaluation.models.arithmetic import Dtype, judging_dtype
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.launch.leases import Leases, of_host
 from ft_dagster.models.derived import added_tokens, base_files, base_folder
-from ft_dagster.program import TRAINING, LentFolder, ProgramResult
+from ft_dagster.program import TRAINING, ProgramResult
 from ft_dagster.roots import Roots
 from ft_dagster.schema_version import stored_as
-from ft_dagster.settings import LOCAL, Settings
+from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TRAINING_PLAN
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from ft_dagster.launch.launcher import Launcher
     from ft_dagster.planning.judging import Judges
 
-NODES = "nodes"  # an attempt's folder, of what the nodes of a cluster leave while they train
+NODES = "nodes"  # an attempt's folder, of what trainings leave for other hosts while they run
 I = TypeVar("I")  # noqa: E741
 Say = Callable[[str], None]
 Reporting = Callable[[], AbstractContextManager[Mapping[str, str]]]
@@ -120,11 +120,6 @@ class Workspace:
         return self.opened or self.settings.open_store(self.key.tenant)
 
     @cached_property
-    def lent(self) -> dict[Path, LentFolder]:
-        """Return the folders that were asked for so far, for programs on other machines."""
-        return {}
-
-    @cached_property
     def mirrors(self) -> dict[Path, CheckpointMirror]:
         """Return the mirrors of the trainings that were run so far, by their folders."""
         return {}
@@ -138,23 +133,16 @@ class Workspace:
         return self.settings.cache_folder
 
     @property
-    def bases_kept_in(self) -> Path | None:
-        """Return where trainings keep quantized bases: not on a cluster, whose nodes `store gc` does not
-        know.
-        """
-        return self.cache / KEPT_BASES if self.settings.launcher == LOCAL else None
+    def bases_kept_in(self) -> Path:
+        """Return where trainings keep quantized bases."""
+        return self.cache / KEPT_BASES
 
     @property
     def mirrors_checkpoints(self) -> bool:
         """Say whether a training's checkpoints are sent to the store while it runs: to one that is remote. A
         folder outlives a run no more than `work` does.
         """
-        return self.settings.launcher == LOCAL and self.store.remote
-
-    @property
-    def keeps_in_store(self) -> bool:
-        """Say whether a training leaves in the store what it goes on from."""
-        return self.settings.launcher != LOCAL or self.mirrors_checkpoints
+        return self.store.remote
 
     @property
     def prefix(self) -> str:
@@ -215,10 +203,7 @@ class Workspace:
 
     def folder(self, artifact: Artifact) -> Path:
         """Return the artifact's `payload/` and `evidence/` on this machine."""
-        folder = artifact.folder(self.store, self.cache)
-        files = {path: file.sha256 for path, file in artifact.files.items()}
-        self.lent[folder] = LentFolder(files, artifact.path)
-        return folder
+        return artifact.folder(self.store, self.cache)
 
     def payload(self, artifact: Artifact) -> Path:
         return self.folder(artifact) / "payload"
@@ -237,11 +222,7 @@ class Workspace:
 
     def base_folder(self, base: Artifact) -> Path:
         """Return the base model's folder on this machine, its files checked."""
-        folder = base_folder(self.store, base, self.project, self.cache)
-        if self.settings.launcher != LOCAL:
-            copies = f"{base.place.path}/{NODES}/payload"
-            self.lent[folder] = LentFolder(self.base_files(base), copies, by_hash=True)
-        return folder
+        return base_folder(self.store, base, self.project, self.cache)
 
     def base_files(self, base: Artifact) -> dict[str, str]:
         """Return the sha256 of each file of the base that loading reads, by its path below `base_folder`."""
@@ -253,24 +234,19 @@ class Workspace:
 
     @cached_property
     def trains_on(self) -> Inventory:
-        """Return the devices that a training is planned for: of this host, or of a node of the cluster."""
-        if not self.settings.plans_for_cluster:
+        """Return the devices that trainings and judgements are planned for: of this host, or of a node of
+        the cluster that runs go to.
+        """
+        if not self.settings.runs_in_cluster:
             return self.leases.inventory
-        from ft_dagster.launch.remote.offer import inventory_of
+        from ft_dagster.launch.offer import inventory_of
 
         return inventory_of(self.settings.cluster)
 
     @property
-    def judges_on(self) -> Inventory:
-        """Return the devices that models are judged on: where the run is, which may be a node of the
-        cluster.
-        """
-        return self.trains_on if self.settings.runs_in_cluster else self.leases.inventory
-
-    @property
     def device(self) -> str:
         """Return torch's name for what models are judged on."""
-        return "cuda" if self.judges_on.kind == "gpu" else "cpu"
+        return "cuda" if self.trains_on.kind == "gpu" else "cpu"
 
     @property
     def dtype(self) -> Dtype:
@@ -297,7 +273,7 @@ class Workspace:
             return "the device is shared, and vLLM takes what is free of it"
         base, method = self.upstream(BASE_MODEL.name), self.upstream(TRAINING_PLAN.name).figures["method"]
         new_tokens = base.place.prefix != SHARED and bool(added_tokens(self.store, base))
-        devices = [d.memory_bytes for d in self.judges_on.devices if d.memory_bytes is not None]
+        devices = [d.memory_bytes for d in self.trains_on.devices if d.memory_bytes is not None]
         room = without_room(base.figures["parameters"], self.dtype, min(devices, default=None))
         return not_by_vllm(method, new_tokens=new_tokens) or room
 
@@ -362,7 +338,7 @@ class Workspace:
             artifact = make_artifact(self.store, work, recipe, build, claiming)
         for run_dir, left_at in context.finished.items():
             shutil.rmtree(run_dir, ignore_errors=True)
-            if left_at and self.keeps_in_store:
+            if left_at and self.mirrors_checkpoints:
                 forget(self.store, left_at)
         how = "reused, no work done" if artifact.reused else "made"
         self.run.say(f"{stage.name} {artifact.digest[:12]} {how}")
@@ -384,21 +360,16 @@ class Workspace:
         return self.settings.work_folder / "runs" / str(self.key) / name
 
     def left_by_nodes(self, attempt: Attempt, part: str = "") -> str:
-        """Return where in the store the nodes of a cluster leave what they go on from; see `run_dir`."""
+        """Return where in the store a training leaves what it goes on from elsewhere; see `run_dir`."""
         return f"{attempt.place.path}/{NODES}{part}/evidence"
 
     def recall(self, run_dir: Path, left_at: str, asked: BaseModel) -> None:
-        """Have in a training's folder what its newest try left in the store: on a cluster what it was asked
-        and said, on another host its checkpoints. `asked`: of it, as far as is known without them.
+        """Have in a training's folder what its newest try on another host left in the store. `asked`: of it,
+        as far as is known without that.
         """
-        if self.settings.launcher == LOCAL:
-            from ft_dagster.workspace.kept_training import fetch_checkpoints
+        from ft_dagster.workspace.kept_training import fetch_checkpoints
 
-            fetch_checkpoints(self, run_dir, left_at, asked)
-        else:
-            from ft_dagster.launch.remote.staging import recall
-
-            recall(self.store, left_at, run_dir)
+        fetch_checkpoints(self, run_dir, left_at, asked)
 
     def run_program(
         self,

@@ -161,7 +161,7 @@ def test_a_job_that_no_node_has_room_for_says_so_once_and_is_cancelled_at_once(s
         assert site.monitored(run) == STATUS.STARTING
     until(lambda: site.monitored(run) and site.said(run, "waits"))
     site.monitor()
-    (line,) = site.said(run, "waits: no node of the cluster has 2 CPU, 1 GPU")
+    (line,) = site.said(run, "waits: it needs a node with 2 CPU, 1 GPU, and the cluster has not")
     assert "1 CPU, 0 GPU" in line
     assert "`resources`" in line
     assert site.launcher.terminate(run)

@@ -21,13 +21,13 @@ from dagster_ray.core.run_launcher import RayLauncherConfig
 from ft_dagster.automation.clusters.waiting import JOB, said, tell_waiting
 from ft_dagster.automation.ray.launcher import RunJobLauncher
 from ft_dagster.automation.ray.order import CONFIG, is_of_a_tenant, job_of, needs_of
-from ft_dagster.automation.ray.waiting import why
 from ft_dagster.automation.tags import TENANT
 from ft_dagster.dagster_private import WorkerStatus
 from ft_dagster.errors import UserError
 from ft_dagster.host_settings import RAY_JOB
 from ft_dagster.launch.choice import ask_of, refuse_lacking
 from ft_dagster.launch.leases import Leases
+from ft_dagster.launch.on_ray.waiting import why
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, Declared, VariantKey
 from tests.automation.declarations import declare
@@ -126,7 +126,7 @@ def test_a_run_has_its_tenants_profile_and_nothing_of_another(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "resources", [{"gpus": 9}, {"gpu_kind": "H100"}, {"gpu_memory_gb": 90}, {"nodes": 2}], ids=str
+    "resources", [{"gpus": 9}, {"gpu_kind": "H100"}, {"gpu_memory_gb": 90}, {"nodes": 5}], ids=str
 )
 def test_what_no_node_has_is_refused_by_the_plan_and_its_run_gets_no_gpu(
     tmp_path: Path, resources: Json
@@ -134,9 +134,20 @@ def test_what_no_node_has_is_refused_by_the_plan_and_its_run_gets_no_gpu(
     settings = settings_in(tmp_path)
     assert needs_of(made(settings, **resources)) == {"CPU": 1}
     one = declared(settings, **resources)
-    with pytest.raises(UserError, match=f"resources.{next(iter(resources))}") as error:
+    with pytest.raises(UserError, match=f"resources.{next(iter(resources))}"):
         refuse_lacking(settings, Leases(tmp_path / "leases", slots(1)), one.key, one.spec)
-    assert ("launcher: ray" in str(error.value)) == ("nodes" in resources)
+
+
+def test_a_run_that_trains_on_several_nodes_holds_a_core_and_works_where_they_all_do(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, cluster={**GPUS, "nodes": 2, "shared_folder": "/mnt/shared"})
+    job = made(settings, gpus=4, nodes=2)
+    assert needs_of(job) == {"CPU": 1}
+    assert variables(job)["FT_DAGSTER_WORK"] == "/mnt/shared"
+
+
+def test_settings_that_sent_trainings_alone_say_what_to_write_now(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"take `launcher` out, keep `ray`.*RunJobLauncher"):
+        settings_in(tmp_path, launcher="ray")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +194,7 @@ def test_inside_its_job_a_run_is_planned_for_the_cluster_and_leases_what_it_was_
     for name, value in variables(made(settings_in(tmp_path, cluster={"cpus": 16}), cpu_slots=3)).items():
         monkeypatch.setenv(name, value)
     inside = load_settings(tmp_path)
-    assert inside.plans_for_cluster
+    assert inside.runs_in_cluster
     assert (inside.host.cpu_slots, inside.host.gpus) == (3, None)
     assert inside.host.lock_folder == tmp_path / "locks" / f"ray-{RUN}"
     assert inside.store_profiles.of("acme") == "acme-prod"
@@ -201,7 +212,9 @@ def test_a_job_that_waits_is_told_of_by_what_the_nodes_have() -> None:
     busy = why({"CPU": 4.0, "GPU": 2.0}, [head, node])
     assert "starts once a node with 4 CPU, 2 GPU is free" in busy
     never = why({"CPU": 4.0, "GPU": 4.0}, [head, node, node])
-    assert "no node of the cluster has 4 CPU, 4 GPU; its nodes have 0 CPU, 0 GPU; 8 CPU, 2 GPU" in never
+    assert "a node with 4 CPU, 4 GPU, and the cluster has not: its nodes have 0 CPU, 0 GPU; 8 CPU" in never
+    assert "starts once 2 nodes with 4 CPU are free" in why({"CPU": 4.0}, [head, node, node], 2)
+    assert "needs 3 nodes with 4 CPU, and the cluster has not" in why({"CPU": 4.0}, [head, node, node], 3)
     assert "`resources`" in never
 
 

@@ -217,7 +217,7 @@ def test_the_older_tag_of_resources_says_the_same_where_it_is_there(tmp_path: Pa
     [
         ({"store": "/srv/store"}, "store"),
         ({"work": ".ft_dagster/work"}, "work"),
-        ({"launcher": "ray"}, "launcher"),
+        ({"ray": {}}, "ray"),
         ({"cluster": {"nodes": 2, "shared_folder": "/mnt"}}, "cluster.nodes"),
         ({"store_profiles": {"per_tenant": {"acme": "other"}}}, "kubernetes.profiles"),
         ({"store_profiles": {}, "store_options": {"secret": "hidden"}}, "store_options.secret"),

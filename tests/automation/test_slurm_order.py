@@ -5,8 +5,8 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
+from ft_dagster.automation.slurm.commands import SlurmOptions
 from ft_dagster.automation.slurm.order import devices_of
-from ft_dagster.launch.slurm import SlurmOptions
 from ft_dagster.spec.variant import ResourcesSpec
 
 

@@ -18,10 +18,10 @@ from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 
 from ft_dagster.automation.clusters import watch
 from ft_dagster.automation.clusters.waiting import tell_waiting
+from ft_dagster.automation.slurm.commands import SlurmOptions
 from ft_dagster.automation.slurm.launcher import SlurmRunLauncher
 from ft_dagster.automation.slurm.order import name_of, order_of
 from ft_dagster.launch.processes import GRACE
-from ft_dagster.launch.slurm import SlurmOptions
 from tests.e2e.instance import wait_until
 from tests.present import present
 

@@ -24,10 +24,6 @@ READERS = {  # file of the package -> test that reads samples, the oldest schema
     "data/rows/corpus.py": [CORPUS],
     "data/rows/dataset_figures.py": ["compat/test_old_data.py::test_rows_are_read_and_named_by_their_path"],
     "fleet/table/table.py": [TABLE] * 3,
-    "launch/remote/order.py": [
-        "launch/test_forged_orders.py::"
-        "test_an_order_of_the_first_schema_with_an_environment_and_folders_of_its_own_is_refused"
-    ],
     "lineage/entry.py": [
         "lineage/test_release_log.py::test_a_log_of_the_first_schema_is_still_read_and_goes_on",
         "compat/test_old_store.py::test_the_release_logs_tell_what_happened",

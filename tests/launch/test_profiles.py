@@ -33,7 +33,7 @@ def test_it_has_the_tenants_and_no_other(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "platforms-secret")
     (tmp_path / "run" / OUTPUT).mkdir(parents=True)
-    job = Environment("program", tmp_path / "run", Nothing(), None, {}, "acme.support", None, profile)
+    job = Environment("program", tmp_path / "run", Nothing(), None, {}, "acme.support", profile)
     launcher = LocalLauncher(leases)
     launcher.stage_in(job)
     started = launcher.start(job, print)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +11,6 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-from ft_dagster.exit_codes import TRANSIENT
-from ft_dagster.launch.remote.node import OPTIONS
 from ft_dagster.lineage.log import read_log
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, refused
@@ -129,22 +123,6 @@ def test_a_copy_from_and_to_the_projects_own_store_uses_its_profile(shop: Worksh
     with pytest.raises(Exception) as error:  # noqa: PT011  # of s3fs
         CliRunner().invoke(app, [*words, "--from-option", "profile=globex"], catch_exceptions=False)
     assert refused(error.value) is not None  # an option says by whose
-
-
-@pytest.mark.slow
-def test_a_pod_whose_credentials_are_refused_says_so_and_is_tried_again(s3_server: S3Server) -> None:
-    node = [sys.executable, "-P", "-m", "ft_dagster.launch.remote.node"]
-    given = {**s3_server.environment, "AWS_SECRET_ACCESS_KEY": "expired-secret"}
-    ended = subprocess.run(
-        [*node, "tenants/acme/places", "--store", f"s3://{s3_server.bucket}/pods", "--work", "/tmp/node"],
-        env={**os.environ, **given, OPTIONS: json.dumps({"endpoint_url": s3_server.endpoint})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == TRANSIENT, ended.stderr
-    assert "lets nobody in with these credentials" in ended.stdout
-    assert "expired-secret" not in ended.stdout + ended.stderr
 
 
 def test_a_profile_that_is_not_there_names_those_that_are(profiles: Path, tmp_path: Path) -> None:

@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from botocore.exceptions import ClientError
 
-from ft_dagster.exit_codes import DONE, TRANSIENT
-from ft_dagster.launch.remote import node
-from ft_dagster.launch.remote.node import Stopping, carry_out_order
 from ft_dagster.store import Artifact, Store, read_head, refused
 from ft_dagster.store.remote_errors import expired
+from tests.e2e.instance import wait_until
 from tests.e2e.project import UP_TO_PLAN, edit, write_project
 from tests.e2e.workshop import Workshop
 from tests.expiring_s3 import ExpiringProxy, expiring, write_profile
-from tests.launch.remote_jobs import (
-    LONG,
-    PLACE,
-    kept,
-    part,
-    payload_of,
-    send,
-    staging,
-    trained_here,
-    training_job,
-    wait_for,
-)
 from tests.present import present
 from tests.s3_server import S3Server
-from tests.training.runs import Runs, write_mixture
 
 pytestmark = pytest.mark.slow
 TRAINED_LONGER = {"num_train_epochs": 16, "evaluations": 6}
@@ -58,7 +40,7 @@ class Site:
         """Let the first credentials run out as soon as it holds."""
 
         def work() -> None:
-            wait_for(condition, 600)
+            wait_until(condition, 600)
             self.proxy.expired.add("first")
 
         thread = threading.Thread(target=work)
@@ -76,15 +58,9 @@ def site(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(file.with_name("none")))
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr(node, "RENEWAL_POLL", 0.2)
     url = f"s3://{s3_server.bucket}/{tmp_path.name}"
     with expiring(s3_server) as (server, proxy):
         yield Site(proxy, file, url, server.endpoint, Store(url, s3_server.options))
-
-
-@pytest.fixture
-def runs(tmp_path: Path, tiny_model_folder: Path) -> Runs:
-    return Runs(tmp_path, tiny_model_folder, write_mixture(tmp_path / "mixture"))
 
 
 @pytest.mark.parametrize("status", [400, 403])
@@ -116,112 +92,6 @@ def test_what_a_storage_refuses_for_another_reason_is_not_waited_for(site: Site)
         store.read("file")
     assert refused(error.value) is not None
     assert not expired(error.value)
-
-
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds for which a node waits, over credentials that may be renewed."""
-    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    monkeypatch.setattr(node, "RENEWAL_SECONDS", 0.3)
-    monkeypatch.setattr(node, "RENEWAL_POLL", 0.01)
-    return 0.3
-
-
-def test_credentials_that_run_out_late_in_a_long_upload_are_waited_for_too(patience: float) -> None:
-    refusals, said = [ClientError({"Error": {"Code": "ExpiredToken"}}, "UploadPart")], list[str]()
-
-    def upload() -> bool:
-        if refusals:
-            time.sleep(1.5 * patience)
-            raise refusals.pop()
-        return True
-
-    assert node._LetIn(said.append, Stopping())(upload)
-    assert "nothing is kept before credentials are renewed" in said[0]
-    assert "lets in again" in said[1]
-
-
-@pytest.mark.usefixtures("patience")
-def test_one_wait_covers_what_a_node_keeps_while_it_trains_and_after() -> None:
-    said, asked = list[str](), list[int]()
-    let_in = node._LetIn(said.append, Stopping())
-
-    def refuse() -> bool:
-        asked.append(1)
-        raise ClientError({"Error": {"Code": "ExpiredToken"}}, "PutObject")
-
-    with pytest.raises(ClientError):
-        let_in(refuse)
-    assert len(asked) > 1
-    asked.clear()
-    with pytest.raises(ClientError):
-        let_in(refuse)
-    assert len(asked) == len(said) == 1  # it is not waited for again
-    assert let_in(lambda: True)
-    with pytest.raises(ClientError):  # a later loss is waited for anew
-        let_in(refuse)
-    assert len(said) == 3
-
-
-def test_a_store_that_was_out_of_reach_before_takes_nothing_of_the_wait(patience: float) -> None:
-    expired = ClientError({"Error": {"Code": "ExpiredToken"}}, "PutObject")
-    answers, said = [expired, ConnectionError("no route")], list[str]()
-    let_in = node._LetIn(said.append, Stopping())
-
-    def keep() -> bool:
-        if answers:
-            raise answers.pop()
-        return True
-
-    with pytest.raises(ConnectionError):
-        let_in(keep)
-    time.sleep(1.2 * patience)
-    assert let_in(keep)
-    assert "nothing is kept before credentials are renewed" in said[0]
-    assert "lets in again" in said[1]
-
-
-@pytest.mark.long
-def test_a_node_trains_on_and_keeps_what_it_made_once_they_are_renewed(
-    site: Site, runs: Runs, tmp_path: Path
-) -> None:
-    job, said = training_job(runs, "away", training=LONG), list[str]()
-    attempt = send(site.host, job, tmp_path / "node")
-    with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(
-            carry_out_order, site.open(), PLACE, part(tmp_path / "node"), said.append, Stopping()
-        )
-        site.expire_once(lambda: kept(site.host)).join()
-        wait_for(lambda: any("nothing is kept before credentials are renewed" in line for line in said))
-        assert not ended.done()
-        site.renew()
-    assert ended.result() == DONE
-    assert any("lets in again" in line for line in said)
-    assert "second" in site.proxy.let_in
-    staging(site.host, tmp_path / "node").collect(job, attempt)
-    assert not job.read_result(DONE)["figures"]["resumed_from"]
-    assert payload_of(job) == trained_here(runs)
-
-
-@pytest.mark.long
-def test_a_node_that_waited_in_vain_ends_and_another_goes_on_from_what_was_kept(
-    site: Site, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(node, "RENEWAL_SECONDS", 0.0)
-    job, said = training_job(runs, "away", training=LONG), list[str]()
-    send(site.host, job, tmp_path / "first")
-    expiring_on_the_way = site.expire_once(lambda: kept(site.host))
-    assert carry_out_order(site.open(), PLACE, part(tmp_path / "first"), said.append, Stopping()) == TRANSIENT
-    expiring_on_the_way.join()
-    assert "lets nobody in with these credentials" in said[-1]
-    assert "expired" in said[-1]
-    assert kept(site.host)
-    site.renew()
-    attempt, again = send(site.host, job, tmp_path / "second"), list[str]()
-    assert carry_out_order(site.open(), PLACE, part(tmp_path / "second"), again.append, Stopping()) == DONE
-    assert any("resuming at step" in line for line in again)
-    staging(site.host, tmp_path / "second").collect(job, attempt)
-    assert payload_of(job) == trained_here(runs)
 
 
 def project_of(folder: Path, base: Path) -> Path:

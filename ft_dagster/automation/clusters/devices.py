@@ -5,7 +5,7 @@ from __future__ import annotations
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_run
 from ft_dagster.launch.leases import Ask
-from ft_dagster.launch.remote.offer import ask_of_cluster
+from ft_dagster.launch.offer import ask_of_cluster
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
 

@@ -26,7 +26,6 @@ from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch.leases import of_host
 from ft_dagster.launch.processes import die_with_parent
-from ft_dagster.settings import LOCAL
 
 
 def carry_out_all(
@@ -69,13 +68,9 @@ def carry_out_all(
 
 
 def _rooms(experiment: Experiment) -> int:
-    """Return how many trainings of the variant this host has devices for at once; a cluster takes any
-    number.
-    """
+    """Return how many trainings of the variant this host has devices for at once."""
     settings, declared = experiment.settings, experiment.declared
     leases = of_host(settings.host)
-    if settings.launcher != LOCAL:
-        return sys.maxsize
     try:
         return leases.rooms(leases.ask_of(declared.key, declared.spec.resources))
     except UserError:

@@ -30,7 +30,6 @@ from ft_dagster.exit_codes import DONE
 from ft_dagster.launch.choice import launcher_of
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, carry_out
 from ft_dagster.launch.leases import of_host
-from ft_dagster.launch.remote.staging import belongings_of
 from ft_dagster.program import TRAINING, ProgramResult
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.fine_tuned_model import STAGE
@@ -222,8 +221,7 @@ def _attend_all(attending: Sequence[Callable[[], None]]) -> None:
 
 
 def _kept(each: WaitingTraining, claim: TrainingClaim | None) -> AbstractContextManager[Callable[[], None]]:
-    things = belongings_of(each.job)
-    return kept_training(each.workspace, each.job.run_dir, things.place, claim, _request(each.job))
+    return kept_training(each.workspace, each.job.run_dir, each.job.left_at, claim, _request(each.job))
 
 
 def _request(job: Job) -> TrainingRun:

@@ -24,8 +24,9 @@ from dagster_ray.core.run_launcher import RayRunLauncher, get_job_submission_id_
 from ft_dagster.automation.clusters.command import command_of, environment_of
 from ft_dagster.automation.clusters.waiting import ENDED, JOB, TellsWaiting, WaitingRun, newest, said
 from ft_dagster.automation.clusters.watch import EndsJobs
+from ft_dagster.automation.ray.head import Unknown, answered, first_line
 from ft_dagster.automation.ray.order import CONFIG, is_of_a_tenant, needs_of
-from ft_dagster.automation.ray.waiting import nodes_of, why
+from ft_dagster.automation.ray.waiting import nodes_of
 from ft_dagster.automation.tags import NOBODY, TENANT
 from ft_dagster.dagster_private import (
     CheckRunHealthResult,
@@ -36,7 +37,7 @@ from ft_dagster.dagster_private import (
     WorkerStatus,
 )
 from ft_dagster.errors import UserError
-from ft_dagster.launch.on_ray.head import Unknown, answered, first_line
+from ft_dagster.launch.on_ray.waiting import why
 from ft_dagster.settings import PROJECT_VARIABLE
 
 AWAY_SECONDS = 60.0  # in which a head may come back before a run that is launched fails

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_dagster.automation.clusters.devices import ask_of_run
-from ft_dagster.cluster import TENANT, RaySettings
+from ft_dagster.cluster import RaySettings
 from ft_dagster.errors import UserError
 from ft_dagster.host_settings import RAY_JOB
 from ft_dagster.launch.choice import refuse_job
 from ft_dagster.launch.launcher import credentials
-from ft_dagster.launch.leases import Ask
+from ft_dagster.launch.offer import threads_of
+from ft_dagster.launch.on_ray.launcher import beside_devices
 from ft_dagster.launch.processes import GRACE
-from ft_dagster.launch.remote.offer import threads_of
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import Declared
 
@@ -37,13 +37,15 @@ def job_of(
         raise UserError("runs are no jobs of Ray here", field="ray", fix="See docs/deploy.md#ray")
     refuse_job(settings)
     ask = ask_of_run(settings, declared) if computes else None
+    places = ask is not None and ask.nodes > 1
+    ask = None if places else ask  # Ray places its programs beside it
     gpus = ask.count if ask and settings.cluster.gpus else 0
     cores = threads_of(settings.cluster, ask) if ask else 1
     environment = {
         **settings.ray.runtime_env.get("env_vars", {}),
         **settings.cluster.environment,
         **credentials(settings.store_profiles.of(tenant)),
-        **_of_node(settings, settings.ray),
+        **_of_node(settings, settings.ray, shared=places),
         # On a node with GPUs Ray hides none from a job that asked for none.
         **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}),
         "FT_DAGSTER_HOST__CPU_SLOTS": str(cores),
@@ -52,7 +54,7 @@ def job_of(
     return {
         "num_cpus": cores,
         **({"num_gpus": gpus} if gpus else {}),
-        **({"resources": _resources(settings.ray, ask)} if ask else {}),
+        **({"resources": beside_devices(settings.ray, ask)} if ask else {}),
         "runtime_env": {**settings.ray.runtime_env, "env_vars": environment},
         "metadata": {"ft_dagster_tenant": NO_TENANT if tenant is None else tenant},
     }
@@ -69,22 +71,17 @@ def needs_of(job: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(amount) for name, amount in {**own, **job.get("resources", {})}.items() if amount}
 
 
-def _of_node(settings: Settings, ray: RaySettings) -> dict[str, str]:
-    """Return what a run finds its place on a node by, and how it is ended: interrupted, and after
-    `grace_seconds` killed.
+def _of_node(settings: Settings, ray: RaySettings, *, shared: bool) -> dict[str, str]:
+    """Return what a run finds its place on a node by, in a folder of its own or of all nodes, and how it is
+    ended: interrupted, and after `grace_seconds` killed.
     """
-    cache = settings.cluster.cache_gb
+    cluster = settings.cluster
+    cache, work = cluster.cache_gb, cluster.shared_folder if shared else cluster.work_folder
     return {
         PROJECT_VARIABLE: str(settings.project),
-        "FT_DAGSTER_WORK": str(settings.cluster.work_folder),
+        "FT_DAGSTER_WORK": str(work),
         **({} if cache is None else {"FT_DAGSTER_CACHE_GB": f"{cache:g}"}),
         "RAY_JOB_STOP_SIGNAL": "SIGTERM",
         "RAY_JOB_STOP_WAIT_TIME_S": str(ray.grace_seconds),
         GRACE: str(ray.grace_seconds // 2),  # the other half is for sending what was saved
     }
-
-
-def _resources(ray: RaySettings, ask: Ask) -> dict[str, float]:
-    name = ray.tenant_resource
-    tenant = {name.replace(TENANT, ask.tenant): float(ask.count)} if name else {}
-    return {**tenant, **ray.resources}

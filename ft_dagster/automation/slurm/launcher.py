@@ -16,6 +16,7 @@ import dagster as dg
 from ft_dagster.automation.clusters.waiting import ENDED, JOB, TellsWaiting, WaitingRun, newest, said
 from ft_dagster.automation.clusters.watch import EndsJobs
 from ft_dagster.automation.coordinator import own_assets
+from ft_dagster.automation.slurm import commands as slurm
 from ft_dagster.automation.slurm.order import CONFIG, name_of, order_of, output_of
 from ft_dagster.automation.slurm.waiting import waiting_in_slurm
 from ft_dagster.dagster_private import (
@@ -29,7 +30,6 @@ from ft_dagster.dagster_private import (
     WorkerStatus,
 )
 from ft_dagster.errors import UserError
-from ft_dagster.launch import slurm
 
 AWAY_SECONDS = 60.0  # in which a controller may come back before a run that is launched fails
 MOST_NAMES = 500  # in one command

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from ft_dagster.automation.clusters.waiting import WaitingRun
+from ft_dagster.automation.slurm import commands as slurm
 from ft_dagster.automation.slurm.order import name_of
 from ft_dagster.errors import UserError
-from ft_dagster.launch import slurm
 
 
 def waiting_in_slurm(instance: dg.DagsterInstance, runs: Sequence[dg.DagsterRun]) -> Iterator[WaitingRun]:

@@ -1,20 +1,23 @@
-"""What a Ray job runs: an actor on each node of one training, all placed at once, that carries out the order.
+"""Places a program on nodes of the cluster that this process is in, follows it and ends it:
 
-    python -m ft_dagster.launch.on_ray.driver PLACE --store URL --work FOLDER --nodes 2 --each '{"GPU": 8}'
+    python -m ft_dagster.launch.on_ray.driver RUN_DIR
 
-It needs next to nothing and runs where Ray starts drivers, on the head. Its exit code is the training's; one
-whose node is lost ends with 75. SIGTERM (`ray job stop`) cancels; a node that Ray drains is a preemption.
+RUN_DIR/placing.json says which program, on how many nodes, and what each is to give (see `launcher`). The
+exit code is the program's; one whose node is lost ends with 75. SIGINT cancels; SIGTERM, and a node that Ray
+drains, is a preemption: the program saves a checkpoint, and ends with 75.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 from types import FrameType
 from typing import Any, NamedTuple
@@ -25,31 +28,46 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
-from ft_dagster.launch.remote.folders import NodeDisk, add_disk
-from ft_dagster.launch.remote.node import OWN, NodePart, Stopping, carry_out_order, open_store
+from ft_dagster.launch.launcher import RUN_FILE
+from ft_dagster.launch.local import StartedProgram, start_program
+from ft_dagster.launch.on_ray.launcher import OWN, PLACING, STOP_SECONDS
+from ft_dagster.launch.on_ray.waiting import why
+from ft_dagster.program import write_json
 
 SECONDS_BETWEEN_REASONS = 10.0  # why it still waits
 OTHERS_SECONDS = 30.0  # for the other nodes to end once one has
-STOP_SECONDS = 90.0  # for all of them once they were asked
 
 
 class Poll(NamedTuple):
-    """What a node has said since it was asked last, and its exit code once it ended."""
+    """Tells what a node printed since it was asked last, and its exit code once it ended."""
 
-    lines: list[str]
+    printed: bytes
     code: int | None
 
 
+@dataclass
+class Stopping:
+    """Holds what somebody asks of the program: SIGTERM, a preemption, or SIGINT, a cancel."""
+
+    asked: signal.Signals | None = None
+
+    def ask(self, number: int, _frame: FrameType | None) -> None:
+        """Take a signal: the first one counts, but a cancel always."""
+        if self.asked is None or number == signal.SIGINT:
+            self.asked = signal.Signals(number)
+
+
 class NodeActor:
-    """One node of a training. Its devices are those that Ray gave this actor."""
+    """Is one node of a program. Its devices are those that Ray gave this actor."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._stopping = Stopping()
+        self._program: StartedProgram | None = None
         self._code: int | None = None
+        self._printed = Path()
+        self._read = 0
 
     def meeting_point(self) -> str:
-        """An address of this node at which the others can find it."""
+        """Return an address of this node at which the others can find it."""
         import socket
 
         with socket.socket() as free:
@@ -59,40 +77,55 @@ class NodeActor:
     def node_id(self) -> str:
         return str(ray.get_runtime_context().get_node_id())
 
-    def begin(self, url: str, place: str, part: NodePart) -> None:
-        def work() -> None:
-            code = FAILED
-            try:
-                code = carry_out_order(open_store(url), place, part, self._lines.append, self._stopping)
-            except Exception as error:
-                self._lines.append(f"{OWN}{type(error).__name__}: {error}")
-            finally:
-                self._code = code
+    def begin(self, module: str, folder: Path, environment: dict[str, str]) -> None:
+        self._printed = folder / "printed.txt"
+        self._program = start_program(module, folder, environment=environment, output=self._printed)
+        Thread(target=self._wait, args=(self._program,), daemon=True).start()
 
-        Thread(target=work, daemon=True).start()
+    def _wait(self, program: StartedProgram) -> None:
+        try:
+            while (code := program.wait(1.0)) is None:
+                pass
+            self._code = code
+        finally:
+            program.close()
+            self._code = FAILED if self._code is None else self._code
 
     def stop(self, number: int) -> None:
-        self._stopping.asked = signal.Signals(number)
+        if self._program is None or self._code is not None:
+            return
+        if number == signal.SIGTERM:
+            self._program.preempt()
+        else:
+            Thread(target=self._program.cancel, daemon=True).start()
 
     def poll(self) -> Poll:
-        code = self._code  # before the lines: none comes after it
-        lines = list(self._lines)
-        del self._lines[: len(lines)]  # more may have come meanwhile
-        return Poll(lines, code)
+        code = self._code  # before what it printed: nothing comes after it
+        with self._printed.open("rb") as file:
+            file.seek(self._read)
+            printed = file.read()
+        self._read += len(printed)
+        return Poll(printed, code)
 
 
 class Nodes:
-    """The actors of one training."""
+    """Holds the actors of one program."""
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = actors
         self._ids = ray.get([actor.node_id.remote() for actor in actors])
         self.codes: dict[int, int] = {}
 
-    def begin(self, url: str, place: str, disk: NodeDisk) -> None:
-        meet = ray.get(self._actors[0].meeting_point.remote()) if len(self._actors) > 1 else None
-        parts = [NodePart(disk, index, meet) for index in range(len(self._actors))]
-        ray.get([a.begin.remote(url, place, part) for a, part in zip(self._actors, parts, strict=True)])
+    def begin(self, run_dir: Path, told: Mapping[str, Any]) -> None:
+        folders = [run_dir]
+        if len(self._actors) > 1:
+            meet = ray.get(self._actors[0].meeting_point.remote())
+            folders = [_of_node(run_dir, index, meet) for index in range(len(self._actors))]
+        begun = [
+            actor.begin.remote(told["module"], folder, told["environment"])
+            for actor, folder in zip(self._actors, folders, strict=True)
+        ]
+        ray.get(begun)
 
     def ask(self, number: signal.Signals) -> None:
         for index, actor in enumerate(self._actors):
@@ -100,63 +133,64 @@ class Nodes:
                 actor.stop.remote(int(number))
 
     def poll(self) -> None:
-        """Print what they say; a node that is lost has ended with 75."""
+        """Print what they print; a node that is lost has ended with 75."""
         for index, actor in enumerate(self._actors):
             if index in self.codes:
                 continue
             try:
-                said = ray.get(actor.poll.remote())
+                told = ray.get(actor.poll.remote())
             except RayError as error:
                 say(f"node {self._ids[index][:12]} is lost: {str(error).splitlines()[0]}")
                 self.codes[index] = TRANSIENT
                 continue
-            for line in said.lines:
-                self._show(index, line)
-            if said.code is not None:
-                self.codes[index] = said.code
+            sys.stdout.buffer.write(told.printed)
+            sys.stdout.buffer.flush()
+            if told.code is not None:
+                self.codes[index] = told.code
 
     @property
     def ended(self) -> bool:
         return len(self.codes) == len(self._actors)
 
     def are_drained(self) -> bool:
-        """Whether Ray is about to take one of their nodes away."""
+        """Say whether Ray is about to take one of their nodes away."""
         draining = ray._private.state.state.get_draining_nodes()
         return any(node in draining for node in self._ids)
-
-    def _show(self, index: int, line: str) -> None:
-        if len(self._actors) == 1:
-            print(line, flush=True)
-        elif line.startswith(OWN):
-            say(f"node {index}: {line.removeprefix(OWN)}")
-        else:
-            print(f"[node {index}] {line}", flush=True)
 
 
 def say(text: str) -> None:
     print(f"{OWN}{text}", flush=True)
 
 
-def carry_out(
-    url: str, place: str, disk: NodeDisk, each: dict[str, float], nodes: int, *, stopping: Stopping
-) -> int:
-    """Place, run and follow a training; its exit code."""
+def carry_out(run_dir: Path, told: Mapping[str, Any], stopping: Stopping) -> int:
+    """Place, run and follow a program; return its exit code."""
+    each, nodes = told["each"], int(told["nodes"])
     group = placement_group([each] * nodes, strategy="STRICT_SPREAD" if nodes > 1 else "PACK")
     try:
         if not _placed(group, each, nodes, stopping):
-            return CANCELLED
+            return CANCELLED if stopping.asked == signal.SIGINT else TRANSIENT
         actors = [_actor(group, each, index) for index in range(nodes)]
         running = Nodes(actors)
-        running.begin(url, place, disk)
+        running.begin(run_dir, told)
         code = _follow(running, stopping)
         for actor in actors:
             ray.kill(actor)
         return code
     except RayError as error:
-        say(f"a node was lost before the training began: {str(error).splitlines()[0]}")
+        say(f"a node was lost before the program began: {str(error).splitlines()[0]}")
         return TRANSIENT
     finally:
         remove_placement_group(group)
+
+
+def _of_node(run_dir: Path, index: int, meet: str) -> Path:
+    """Return the run folder of one of several nodes, whose run.json says which it is."""
+    folder = run_dir / f"node-{index}"
+    shutil.rmtree(folder, ignore_errors=True)
+    request = json.loads((run_dir / RUN_FILE).read_text("utf-8"))
+    request["launch"].update(rendezvous=meet, node=index)
+    write_json(folder / RUN_FILE, request)
+    return folder
 
 
 def _placed(group: PlacementGroup, each: dict[str, float], nodes: int, stopping: Stopping) -> bool:
@@ -167,22 +201,9 @@ def _placed(group: PlacementGroup, each: dict[str, float], nodes: int, stopping:
             return False
         if time.monotonic() - told > SECONDS_BETWEEN_REASONS:
             told = time.monotonic()
-            say(f"waits for {nodes} node(s) with {_amounts(each)}: {_why(each, nodes)}")
+            have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            say(f"the program waits: {why(each, have, nodes)}")
     return True
-
-
-def _why(each: dict[str, float], nodes: int) -> str:
-    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    enough = [one for one in have if all(one.get(name, 0) >= amount for name, amount in each.items())]
-    if len(enough) < nodes:
-        largest = "; ".join(_amounts({name: one.get(name, 0) for name in each}) for one in have)
-        return f"the cluster has {len(enough)} such node(s), its nodes are of {largest}"
-    free = ray.available_resources()
-    return f"others use them, free are {_amounts({name: free.get(name, 0) for name in each})}"
-
-
-def _amounts(resources: dict[str, float]) -> str:
-    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
 
 
 def _actor(group: PlacementGroup, each: dict[str, float], index: int) -> Any:
@@ -198,8 +219,8 @@ def _follow(running: Nodes, stopping: Stopping) -> int:
     deadline = float("inf")
     while not running.ended and time.monotonic() < deadline:
         running.poll()
-        if asked != signal.SIGINT and stopping.asked is not None:
-            asked, deadline = signal.SIGINT, time.monotonic() + STOP_SECONDS
+        if asked != signal.SIGINT and stopping.asked not in (None, asked):
+            asked, deadline = stopping.asked, time.monotonic() + STOP_SECONDS
             running.ask(asked)
         elif asked is None and running.are_drained():
             say("a node is drained: the training is preempted")
@@ -220,26 +241,12 @@ def cause_of(codes: list[int]) -> int:
     return next((code for code in codes if code != DONE), DONE)
 
 
-def _on_sigterm(stopping: Stopping) -> Callable[[int, FrameType | None], None]:
-    def ask(number: int, _frame: FrameType | None) -> None:
-        stopping.asked = signal.Signals(number)
-
-    return ask
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m ft_dagster.launch.on_ray.driver", description=__doc__)
-    parser.add_argument("place", help="the folder of the store with the order")
-    parser.add_argument("--store", required=True, help="a folder, or s3://bucket/prefix")
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--each", type=json.loads, required=True, help="what each node gives, as JSON")
-    add_disk(parser)
-    given = parser.parse_args()
-    stopping = Stopping()
-    ray.init(log_to_driver=False, logging_level="warning")
-    signal.signal(signal.SIGTERM, _on_sigterm(stopping))  # after Ray has set its own
-    disk = NodeDisk.parsed(given)
-    code = carry_out(given.store, given.place, disk, given.each, given.nodes, stopping=stopping)
+    run_dir, stopping = Path(sys.argv[1]), Stopping()
+    ray.init("auto", log_to_driver=False, logging_level="warning")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stopping.ask)  # after Ray has set its own
+    code = carry_out(run_dir, json.loads((run_dir / PLACING).read_text("utf-8")), stopping)
     ray.shutdown()
     return code
 

@@ -126,7 +126,7 @@ def devices(options: SlurmOptions, resources: ResourcesSpec) -> list[str]:
     node can have it.
     """
     if resources.nodes > 1:
-        fix = "Ask for 1; `launcher: ray` trains on several nodes"
+        fix = "Ask for 1; several nodes take Ray (docs/deploy.md#ray)"
         raise UserError(
             "a job of Slurm is on one node", field="resources.nodes", value=resources.nodes, fix=fix
         )

@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.automation.slurm import commands as slurm
+from ft_dagster.automation.slurm.commands import (
+    SlurmError,
+    SlurmJob,
+    SlurmOptions,
+    devices,
+    job_name,
+    script_of,
+    way_out,
+)
 from ft_dagster.errors import UserError
-from ft_dagster.launch import slurm
-from ft_dagster.launch.slurm import SlurmError, SlurmJob, SlurmOptions, devices, job_name, script_of, way_out
 from ft_dagster.spec.variant import ResourcesSpec
 
 KINDS = {
@@ -49,7 +57,7 @@ def test_a_cluster_without_gpus_gives_cores() -> None:
     [
         ({"gpu_kind": "B200"}, "resources.gpu_kind", "NVIDIA L4 (24.2 GB)"),
         ({"gpu_kind": "L4", "gpu_memory_gb": 80}, "resources.gpu_memory_gb", "run_launcher.config.gpus"),
-        ({"nodes": 2}, "resources.nodes", "launcher: ray"),
+        ({"nodes": 2}, "resources.nodes", "take Ray"),
     ],
 )
 def test_what_no_node_has_is_refused(declared: dict[str, Any], field: str, fix: str) -> None:

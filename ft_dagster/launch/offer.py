@@ -6,8 +6,7 @@ from ft_dagster.cluster import Cluster
 from ft_dagster.errors import UserError
 from ft_dagster.launch.inventory import Device, Inventory
 from ft_dagster.launch.leases import Ask
-from ft_dagster.launch.remote.order import refuse_unsafe
-from ft_dagster.spec import VariantKey, VariantSpec
+from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import ResourcesSpec
 
 
@@ -43,28 +42,6 @@ def ask_of_cluster(
 def threads_of(cluster: Cluster, ask: Ask) -> int:
     """Of a training's processes on one node together: its slots, or its GPUs' share of the node's cores."""
     return max(1, cluster.cpus * ask.count // cluster.gpus) if cluster.gpus else ask.count
-
-
-def refuse_beyond(cluster: Cluster, launcher: str, key: VariantKey, spec: VariantSpec) -> None:
-    """Raises UserError where the nodes can never give what a declaration asks for, or a training needs what
-    is on this host alone.
-    """
-    refuse_resources(cluster, ask_of_cluster(cluster, key, spec.resources))
-    if spec.resources.sharing == "shared":
-        raise UserError(
-            f"launcher: {launcher} gives whole devices",
-            field="resources.sharing",
-            value=spec.resources.sharing,
-            fix="Leave it out",
-        )
-    if spec.training.watch.questions and spec.evaluation.general:
-        raise UserError(
-            f"launcher: {launcher} does not bring benchmarks to the nodes that train",
-            field="training.watch.questions",
-            value=spec.training.watch.questions,
-            fix="Leave it out: the evaluation asks them after the training, on the host of the code location",
-        )
-    refuse_unsafe({"deepspeed": spec.training.deepspeed.model_dump()})
 
 
 def refuse_resources(cluster: Cluster, ask: Ask) -> None:

@@ -1,14 +1,11 @@
-"""What is told to a cluster: nothing secret, for all who see the cluster, or the store, can read it."""
+"""What is told to a cluster: nothing secret, for all who see the cluster can read it."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from pydantic_core import to_jsonable_python
 
 from ft_dagster.errors import UserError
 
@@ -19,10 +16,8 @@ VARIABLE = re.compile(r"(^|_)(key|key_id|token|secret)$|password$|passwd$|.pwd$"
 IN_ADDRESS = re.compile(r"(?<!ssh)://[^/\s@]*@")  # a user of SSH is no secret
 
 
-def options_to_pass(options: Mapping[str, Any], settings_file: Path) -> str:
-    """The store's options for a node, as JSON. Raises UserError where one is a credential, or an address has
-    some in it.
-    """
+def refuse_credentials(options: Mapping[str, Any], settings_file: Path) -> None:
+    """Raises UserError where one of the store's options is a credential, or an address has some in it."""
     for field in _secrets(options, "store_options"):
         raise UserError(
             "is a credential, which is not passed to a cluster",
@@ -30,7 +25,6 @@ def options_to_pass(options: Mapping[str, Any], settings_file: Path) -> str:
             field=field,
             fix="Name a profile, and have it on each node, or let the nodes have the right by their role",
         )
-    return json.dumps(to_jsonable_python(options), sort_keys=True)
 
 
 def refuse_secret_variables(
@@ -40,7 +34,7 @@ def refuse_secret_variables(
     for name, value in environment.items():
         if VARIABLE.search(name) or IN_ADDRESS.search(str(value)):
             raise UserError(
-                "is a secret, and all who see the cluster or the store could read it",
+                "is a secret, and all who see the cluster could read it",
                 file=settings_file,
                 field=f"{field}.{name}",
                 fix="Have it in the environment of the nodes; on Kubernetes in the Secret of a profile",

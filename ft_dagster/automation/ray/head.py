@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ft_dagster.errors import UserError
 
 T = TypeVar("T")
-CLIENT = "ray"  # the package that Ray's client is in
 # What a proxy in front of a head says while that is not ready: a head says that a job does not exist.
 IN_FRONT = re.compile(r"status code (404|5\d\d)|version check returned", re.IGNORECASE)
 
@@ -27,26 +24,16 @@ def answered(call: Callable[[], T]) -> T:
     try:
         return call()
     except ModuleNotFoundError as error:
-        raise _not_installed() from error
+        fix = "pip install 'ft-dagster[ray]'"
+        raise UserError("ray is not installed here", fix=fix) from error
     except RuntimeError as error:
         if "status code 404" in str(error) and "does not exist" in str(error):
             raise Unknown(first_line(str(error))) from None
         if IN_FRONT.search(str(error)):
             raise ConnectionError(first_line(str(error))) from error
+        said, field = first_line(str(error)), "run_launcher.config.ray.address"
         fix = "See that it lets jobs be submitted, and that Ray has one version on both sides"
-        raise UserError(
-            f"the Ray head refuses: {first_line(str(error))}", field="ray.address", fix=fix
-        ) from error
-
-
-def need_client(file: Path) -> None:
-    """Raises UserError where Ray's client, which a file asks for, is not installed."""
-    if find_spec(CLIENT) is None:
-        raise _not_installed(file=file, field="launcher", value="ray")
-
-
-def _not_installed(**of_what: Any) -> UserError:
-    return UserError("ray is not installed here", **of_what, fix="pip install 'ft-dagster[ray]'")
+        raise UserError(f"the Ray head refuses: {said}", field=field, fix=fix) from error
 
 
 def first_line(text: str) -> str:
