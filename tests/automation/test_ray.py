@@ -33,7 +33,7 @@ pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = pytest.mark.long
 DEPLOY = Path(__file__).parents[2] / "deploy/ray"
 KEY = VariantKey("acme", "support")
-PATIENCE = 300.0
+PATIENCE = 120.0
 STATUS = dg.DagsterRunStatus
 
 
