@@ -37,6 +37,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_dagster.launch.environment import environment_with
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.versions.summary import variant_summary
@@ -113,7 +114,7 @@ class Site:
         return time.monotonic() - began
 
     def digests(self) -> dict[str, dict[str, str | None]]:
-        with _environment(self.environment):
+        with environment_with(self.environment):
             settings = load_settings(self.project)
             keys = [VariantKey.parse(variant) for variant in self.variants]
             return {str(key): variant_summary(settings.open_store(key.tenant), key).stages for key in keys}
@@ -147,18 +148,6 @@ def by_stage(asked: list[Asked], steps: list[tuple[float, float, str]]) -> dict[
         cost.got += one.got
         cost.listed += one.got if lists else 0
     return dict(stages)
-
-
-@contextmanager
-def _environment(given: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def site_of(project: Path, folder: Path, variants: tuple[str, ...], **more: str) -> Site:
@@ -297,7 +286,7 @@ def short_demo(demo: Path, project: Path) -> None:
 
     def shorten(declared: dict[str, Any]) -> None:
         training = declared.setdefault("training", {})
-        for name in ("num_train_epochs", "watch"):  # a cluster asks no questions while it trains
+        for name in ("num_train_epochs", "watch"):  # steps are counted, and nothing is asked meanwhile
             training.pop(name, None)
         training.update(SHORT)
         declared.setdefault("evaluation", {}).update(limit=8, general=[], max_new_tokens=4)

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from ft_dagster.automation.clusters.devices import ask_of_run
+from ft_dagster.cluster_refusals import refuse_pod
 from ft_dagster.errors import UserError
 from ft_dagster.host_settings import RUN_POD
 from ft_dagster.kubernetes_settings import KubernetesSettings, PodProfile
-from ft_dagster.launch.choice import refuse_pod
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.processes import GRACE
 from ft_dagster.records.record_keys import BACKUP

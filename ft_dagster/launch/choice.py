@@ -10,23 +10,15 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from ft_dagster.cluster_refusals import refuse_job, refuse_pod
 from ft_dagster.errors import UserError
-from ft_dagster.kubernetes_settings import KubernetesSettings
 from ft_dagster.launch.launcher import Launcher, LocalLauncher
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.offer import ask_of_cluster, refuse_resources
-from ft_dagster.launch.passed import (
-    refuse_credentials,
-    refuse_secret_variables,
-    refuse_users_in_addresses,
-)
 from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.program import TRAINING
-from ft_dagster.roots import is_address
-from ft_dagster.settings import FILE, Settings
+from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
-
-SEVERAL_ON_KUBERNETES = "several nodes take Ray on KubeRay (docs/deploy.md#several-nodes)"
 
 
 def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
@@ -39,6 +31,11 @@ def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
     return PlacedLauncher(here, settings.ray, settings.cluster)
 
 
+def are_placed(settings: Settings, spec: VariantSpec) -> bool:
+    """Say whether Ray places the programs of a declaration on nodes beside its run."""
+    return settings.ray is not None and spec.resources.nodes > 1
+
+
 def ask_of(
     settings: Settings, leases: Leases, key: VariantKey, spec: VariantSpec, *, program: str, run_id: str
 ) -> Ask:
@@ -46,7 +43,7 @@ def ask_of(
     that has no GPU.
     """
     reason = f"{program} for run {run_id[:8]}"
-    if settings.runs_in_cluster and spec.resources.nodes > 1:
+    if are_placed(settings, spec):
         _refuse_outside_ray(key)
         ask = ask_of_cluster(settings.cluster, key, spec.resources, reason, run_id)
         return replace(ask, nodes=ask.nodes if program == TRAINING else 1, placed=True)
@@ -73,53 +70,17 @@ def refuse_run(settings: Settings, key: VariantKey, spec: VariantSpec) -> None:
     """Raises UserError where no pod, or no job of Ray, can be a run of a declaration, on any host."""
     if settings.kubernetes is not None:
         refuse_pod(settings, settings.kubernetes, key.tenant)
-        _refuse_nodes(spec, "a run on Kubernetes is one pod, on one node", SEVERAL_ON_KUBERNETES)
+        if spec.resources.nodes > 1:
+            raise UserError(
+                "a run on Kubernetes is one pod, on one node",
+                field="resources.nodes",
+                value=spec.resources.nodes,
+                fix="Ask for more GPUs of one node (resources.gpus); several nodes take Ray on KubeRay "
+                "(docs/deploy.md#several-nodes)",
+            )
     else:
         refuse_job(settings)
     refuse_resources(settings.cluster, ask_of_cluster(settings.cluster, key, spec.resources))
-
-
-def refuse_pod(settings: Settings, pods: KubernetesSettings, tenant: str | None) -> None:
-    """Raises UserError where the settings make no pod that could run something of a tenant."""
-    file, profile = settings.project / FILE, settings.store_profiles.of(tenant)
-
-    def refuse(problem: str, field: str, value: object, fix: str) -> None:
-        raise UserError(problem, file=file, field=field, value=value, fix=fix)
-
-    fix = "Take one of them out"
-    if settings.ray is not None:
-        refuse("runs are pods, and no jobs of Ray", "ray", "beside kubernetes", fix)
-    if not is_address(settings.store):
-        refuse("a folder of a pod goes with it", "store", settings.store, "Name s3://bucket/prefix")
-    if settings.work_folder.is_relative_to(settings.project):
-        fix = "Name a folder outside the project, whose volume is only read: /work"
-        refuse("scratch space of a pod in the project", "work", str(settings.work), fix)
-    if settings.cluster.nodes > 1:
-        refuse("a run is one pod, on one node", "cluster.nodes", settings.cluster.nodes, "Say 1")
-    if profile is not None and profile not in pods.profiles:
-        fix = "Name under it the Secret, or the service account, that gives them to a pod"
-        refuse("no pod can have the credentials of this profile", "kubernetes.profiles", profile, fix)
-    if "profile" in settings.store_options:
-        fix = "Name it in store_profiles, and under kubernetes.profiles what gives its credentials to a pod"
-        refuse("no pod has it", "store_options.profile", settings.store_options["profile"], fix)
-    refuse_credentials(settings.store_options, file)
-    refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
-
-
-def refuse_job(settings: Settings) -> None:
-    """Raises UserError where the settings make no job of Ray that could run something: what a job is told can
-    be read by all who see the cluster.
-    """
-    file, field = settings.project / FILE, "ray.runtime_env.env_vars"
-    variables = {} if settings.ray is None else settings.ray.runtime_env.get("env_vars", {})
-    if not isinstance(variables, dict):
-        fix = "Write {NAME: value}"
-        raise UserError("not variables by their names", file=file, field=field, fix=fix)
-    refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
-    refuse_secret_variables(variables, field, file)
-    refuse_users_in_addresses(
-        {} if settings.ray is None else settings.ray.runtime_env, "ray.runtime_env", file
-    )
 
 
 def _refuse_outside_ray(key: VariantKey) -> None:
@@ -128,14 +89,4 @@ def _refuse_outside_ray(key: VariantKey) -> None:
             f"{key} trains on several nodes, and this is no job of Ray that could place its programs",
             field="resources.nodes",
             fix="Start a run, which is such a job",
-        )
-
-
-def _refuse_nodes(spec: VariantSpec, problem: str, elsewhere: str) -> None:
-    if spec.resources.nodes > 1:
-        raise UserError(
-            problem,
-            field="resources.nodes",
-            value=spec.resources.nodes,
-            fix=f"Ask for more GPUs of one node (resources.gpus); {elsewhere}",
         )

@@ -72,7 +72,7 @@ class BuildContext:
 
     @property
     def bases_kept_in(self) -> Path:
-        """Return where trainings keep quantized bases; None where they keep none."""
+        """Return where trainings keep quantized bases."""
         return self._workspace.bases_kept_in
 
     @property
@@ -180,8 +180,9 @@ class BuildContext:
         """Run a program of this package and take over what it wrote; returns its figures.
 
         `request(output)` gives what it is asked, to be answered in the folder `output`. The run folder stays
-        until the artifact is committed, so that a training goes on from its checkpoints. `into`: what
-        takes payload and evidence instead of the attempt's own folder.
+        until the artifact is committed, so that a training goes on from its checkpoints; on several nodes
+        each try has an output folder of its own. `into`: what takes payload and evidence instead of the
+        attempt's own folder.
         """
         part = "" if into is None else f".{into.name}"
         run_dir, left_at = (
@@ -192,6 +193,8 @@ class BuildContext:
         output.mkdir(parents=True, exist_ok=True)
         if program == TRAINING:
             self._workspace.recall(run_dir, left_at, request(output))
+        if leased:
+            output = self._workspace.output_of_try(run_dir)
         result = self._workspace.run_program(
             program, run_dir, request(output), leased=leased, left_at=left_at, claim=self.claim
         )

@@ -6,15 +6,17 @@ goes on from the store.
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from ft_dagster.launch.launcher import OUTPUT, RUN_FILE
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, RUN_FILE
 from ft_dagster.store import Place
 from ft_dagster.store.checkpoint_mirror import CheckpointMirror, Mirrored
 from ft_dagster.store.make import work_id
@@ -101,3 +103,42 @@ def _mirror(workspace: Workspace, run_dir: Path, left_at: str) -> CheckpointMirr
             workspace.store, mirrored(left_at), run_dir, lambda: True, workspace.run.say, unusable
         )
     return workspace.mirrors[run_dir]
+
+
+def begin_anew(run_dir: Path) -> Path:
+    """Return a new folder for a program's output, to which the link RUN_DIR/output leads from now on. Of what
+    was begun before it has copies of the logs and of the result, and the checkpoints that are whole: nothing
+    is written into those any more. Interrupted, it loses none of them.
+
+    So a program on a node that was lost disturbs no try after it: it finds its folder gone.
+    """
+    link = run_dir / OUTPUT
+    if link.is_symlink():
+        newest = link.readlink().name
+    else:
+        newest = _name()
+        with suppress(FileNotFoundError):
+            link.rename(run_dir / newest)
+    before = sorted(run_dir.glob(f"{OUTPUT}-*"), key=lambda folder: folder.name != newest)
+    new = run_dir / _name()
+    (new / CHECKPOINTS).mkdir(parents=True)
+    with suppress(FileNotFoundError):
+        shutil.copy2(run_dir / newest / RESULT_FILE, new)
+    for folder in reversed(before):  # the newest last
+        with suppress(FileNotFoundError):
+            drafts = shutil.ignore_patterns(".*")
+            shutil.copytree(folder / EVIDENCE, new / EVIDENCE, ignore=drafts, dirs_exist_ok=True)
+    draft = run_dir / f".{new.name}"
+    draft.symlink_to(new.name)
+    draft.replace(link)
+    for whole in [file.parent for folder in before for file in folder.glob(f"{CHECKPOINTS}/*/{MANIFEST}")]:
+        with suppress(FileNotFoundError):  # removed just now
+            if not (new / CHECKPOINTS / whole.name).exists():
+                whole.rename(new / CHECKPOINTS / whole.name)
+    for folder in before:
+        shutil.rmtree(folder, ignore_errors=True)
+    return new
+
+
+def _name() -> str:
+    return f"{OUTPUT}-{uuid.uuid4().hex[:8]}"

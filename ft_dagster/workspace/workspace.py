@@ -371,6 +371,15 @@ class Workspace:
 
         fetch_checkpoints(self, run_dir, left_at, asked)
 
+    def output_of_try(self, run_dir: Path) -> Path:
+        """Return the folder for the output of a program that begins now: a new one for each try where Ray
+        places programs on other nodes than the run.
+        """
+        from ft_dagster.launch.choice import are_placed
+        from ft_dagster.workspace.kept_training import begin_anew
+
+        return begin_anew(run_dir) if are_placed(self.settings, self.spec) else run_dir / "output"
+
     def run_program(
         self,
         program: str,

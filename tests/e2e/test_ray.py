@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,16 @@ from ft_dagster.launch.on_ray.launcher import PlacedLauncher, PlacedProgram
 from ft_dagster.program import ProgramResult
 from ft_dagster.training.checkpoints import newest_good
 from ft_dagster.training.contract import CHECKPOINTS, TrainingRun
+from ft_dagster.workspace.kept_training import begin_anew
 from tests.e2e.instance import wait_until
 from tests.launch.helpers import slots
+from tests.present import present
 from tests.ray_cluster import RayCluster, ray_cluster, workers_that_train
 from tests.training.runs import Runs, write_mixture
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = [pytest.mark.slow, pytest.mark.long]
+SUPERVISOR = "ft_dagster.launch.supervisor"
 LONG = {"num_train_epochs": 60.0, "evaluations": 12}  # of some seconds, with checkpoints to go on from
 LONGER = {**LONG, "num_train_epochs": 200.0}
 PATIENCE = 300.0
@@ -66,7 +71,13 @@ class Site:
         return Job("training", run_dir, request, ask, {"OMP_NUM_THREADS": "1"}, "acme.support")
 
     def carry_out(self, job: Job) -> ProgramResult:
-        return carry_out(self.launcher, job, self.said.append)
+        """One try of it, with an output folder of its own as `BuildContext.run` has it."""
+        request = job.request
+        assert isinstance(request, TrainingRun)
+        (member,) = request.members
+        member = member.model_copy(update={"output": begin_anew(job.run_dir)})
+        request = request.model_copy(update={"members": (member,)})
+        return carry_out(self.launcher, replace(job, request=request), self.said.append)
 
     def here(self, **prepared: Any) -> Job:
         """The same under a lease of this host."""
@@ -89,14 +100,18 @@ def site(
     return Site(tmp_path, tiny_model_folder)
 
 
-def while_training(site: Site, job: Job, act: Callable[[psutil.Process], object]) -> Future[None]:
-    """Act on a trainer once it has a checkpoint; the result says that it was done."""
+def while_training(
+    site: Site, job: Job, act: Callable[[psutil.Process], object], where: str = ""
+) -> Future[None]:
+    """Act on a trainer once it has a checkpoint; the result says that it was done. `where`: in what it was
+    told to read.
+    """
     done = Future[None]()
 
     def disturb() -> None:
         try:
             wait_until(lambda: site.kept(job) and site.trainers(), PATIENCE)
-            act(site.trainers()[0])
+            act(next(each for each in site.trainers() if where in each.cmdline()[-1]))
             done.set_result(None)
         except BaseException as error:
             done.set_exception(error)
@@ -141,6 +156,58 @@ def test_a_node_that_is_killed_costs_the_steps_since_its_checkpoint(site: Site, 
         wait_until(lambda: not site.trainers(), PATIENCE)
     finally:
         cluster.add_node()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_node_of_two_costs_both_the_steps_since_their_checkpoint(
+    site: Site, cluster: RayCluster, lost: int
+) -> None:
+    method, training = {"name": "full"}, {**LONG, "gradient_accumulation_steps": 1}
+    job = site.job("away", BOTH, training=training, method=method, ranks=2)
+    done = while_training(site, job, lambda found: cluster.kill_node(cluster.node_of(found)), f"node-{lost}")
+    try:
+        with pytest.raises(ProgramFailed) as failure:
+            site.carry_out(job)
+        done.result()
+        assert failure.value.mendable
+        assert any("is lost" in line for line in site.said)
+    finally:
+        cluster.add_node()
+    kept = present(newest_good(job.run_dir / OUTPUT / CHECKPOINTS))
+    assert site.carry_out(job)["figures"]["resumed_from"] == [kept.step]
+    alone = site.here(training={**training, "gradient_accumulation_steps": 2}, method=method)
+    assert losses(job) == pytest.approx(losses(alone), rel=1e-4)
+
+
+def test_a_program_that_outlives_its_lost_node_disturbs_no_retry(site: Site, cluster: RayCluster) -> None:
+    """As where the network to it is gone: the retry begins while it trains on."""
+    job, left = site.job("away", ONE, training=LONGER), list[psutil.Process]()
+
+    def lose(found: psutil.Process) -> None:
+        node = cluster.node_of(found)
+        supervisor = found if SUPERVISOR in found.cmdline() else present(found.parent())
+        left.extend([supervisor, *supervisor.children()])
+        supervisor.suspend()  # which would end the trainer,
+        present(supervisor.parent()).kill()  # as would Ray's worker, once its node is gone
+        cluster.kill_node(node)
+
+    done = while_training(site, job, lose)
+    try:
+        with pytest.raises(ProgramFailed):
+            site.carry_out(job)
+        done.result()
+        known = len(losses(job))
+        wait_until(lambda: len(losses(job)) > known, PATIENCE)  # it lives, and writes
+        assert site.carry_out(job)["figures"]["resumed_from"]
+        wait_until(lambda: left[1].status() == psutil.STATUS_ZOMBIE, PATIENCE)
+    finally:
+        cluster.add_node()
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    here = site.here(training=LONGER)
+    assert losses(job) == losses(here)  # each step once
+    assert payload_of(job) == payload_of(here)
 
 
 def test_a_cancel_leaves_no_actor_and_no_process(site: Site, cluster: RayCluster) -> None:

@@ -47,13 +47,16 @@ class Site(RunSite):
     profile; the daemon has that file too, and a secret of its own.
     """
 
-    def __init__(self, folder: Path, base: Path, database: str, s3: S3Server) -> None:
+    def __init__(self, folder: Path, base: Path, database: str, s3: S3Server, nodes: int = 1) -> None:
         self.folder, self.work = write_project(folder / "project", base), folder / "node"
+        place = "work_folder" if nodes == 1 else "shared_folder"
         content = store_settings(s3, folder) | {
             "ray": {"grace_seconds": 60},
-            "cluster": {"cpus": 1, "work_folder": str(self.work)},
+            "cluster": {"cpus": 1, "nodes": nodes, place: str(self.work)},
         }
         edit(self.folder / "ft_dagster.yaml", lambda declared: declared.update(content))
+        declared = self.folder / "tenants/acme/places.yaml"
+        edit(declared, lambda content: content["resources"].update(nodes=nodes))
         self.settings = load_settings(self.folder)
         self.of_nodes = {
             **command_environment(self.folder),
@@ -93,6 +96,18 @@ class Site(RunSite):
     def runs_in_jobs(self) -> list[psutil.Process]:
         return [process for process in self.jobs() if "execute_run" in process.cmdline()]
 
+    def lose_a_node_beside_the_run(self) -> None:
+        """All that Ray runs on one of several nodes that train is killed, and another node comes."""
+        trainer = workers_that_train(self.work)[0]
+        self.cluster.kill_node(self.cluster.node_of(trainer))
+        self.cluster.add_node()
+
+    def lose_the_node_of_the_run(self) -> None:
+        """All that Ray runs there is killed, while the run trains on others; another node comes."""
+        (run,) = self.runs_in_jobs()
+        self.cluster.kill_node(self.cluster.node_of(run))
+        self.cluster.add_node()
+
     def lose_the_node_that_trains(self) -> None:
         """All that Ray runs there is killed, and its disk is gone."""
         (run,) = self.runs_in_jobs()
@@ -106,7 +121,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     database = request.getfixturevalue("postgres").new_database()
     base, s3 = request.getfixturevalue("tiny_model_folder"), request.getfixturevalue("s3_server")
-    made = Site(tmp_path, base, database, s3)
+    made = Site(tmp_path, base, database, s3, getattr(request, "param", 1))
     for name, value in made.of_nodes.items():
         monkeypatch.setenv(name, value)
     with ray_cluster(NODES) as cluster:
@@ -144,3 +159,26 @@ def test_a_variant_is_cancelled_and_loses_two_nodes_and_is_released_as_the_model
         assert secret not in f"{environments}"
     assert PASSWORD not in entrypoints
     assert site.digests_here("ray", "cluster") == digests_of(site.store)
+
+
+@pytest.mark.parametrize("site", [2], indirect=True)
+def test_a_variant_on_two_nodes_loses_one_and_then_that_of_its_run_and_is_released(site: Site) -> None:
+    site.train_longer()
+    with site.daemon():
+        first = site.submit()
+        wait_until(lambda: site.trains_beyond(0), PATIENCE)
+        site.lose_a_node_beside_the_run()
+        wait_until(lambda: not workers_that_train(site.work), PATIENCE)
+        at = site.steps_kept()
+        wait_until(partial(site.trains_beyond, at), PATIENCE)
+        assert [*site.runs()] == [first]  # its step was tried again
+        later = site.steps_kept()
+        site.lose_the_node_of_the_run()
+        wait_until(lambda: len(site.runs()) == 2 and ENDED.issuperset(site.statuses()), PATIENCE)
+        wait_until(lambda: not site.jobs(), PATIENCE)
+    last = [run for run in site.runs().values() if run.status == STATUS.SUCCESS]
+    assert [run.root_run_id for run in last] == [first], [site.why(run) for run in site.runs()]
+    before, after = site.resumed_from()
+    assert later > before >= at > 0
+    assert after >= later
+    assert history(site.store, PREFIX)

@@ -10,9 +10,9 @@ from typing import Any
 
 from ft_dagster.automation.clusters.devices import ask_of_run
 from ft_dagster.cluster import RaySettings
+from ft_dagster.cluster_refusals import refuse_job
 from ft_dagster.errors import UserError
 from ft_dagster.host_settings import RAY_JOB
-from ft_dagster.launch.choice import refuse_job
 from ft_dagster.launch.launcher import credentials
 from ft_dagster.launch.offer import threads_of
 from ft_dagster.launch.on_ray.launcher import beside_devices

@@ -10,8 +10,8 @@ import dagster as dg
 from ft_dagster.automation.clusters.command import command_of, environment_of
 from ft_dagster.automation.slurm import commands as slurm
 from ft_dagster.automation.tags import NOBODY, VARIANT
+from ft_dagster.cluster_refusals import refuse_secret_variables
 from ft_dagster.fleet.device_hours import may_compute
-from ft_dagster.launch.passed import refuse_secret_variables
 from ft_dagster.launch.processes import GRACE
 from ft_dagster.settings import PROJECT_VARIABLE, load_settings
 from ft_dagster.spec import Declarations, VariantKey

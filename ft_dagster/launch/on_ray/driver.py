@@ -30,12 +30,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
 from ft_dagster.launch.launcher import RUN_FILE
 from ft_dagster.launch.local import StartedProgram, start_program
-from ft_dagster.launch.on_ray.launcher import OWN, PLACING, STOP_SECONDS
+from ft_dagster.launch.on_ray.launcher import OWN, PLACING, stop_seconds
 from ft_dagster.launch.on_ray.waiting import why
 from ft_dagster.program import write_json
 
 SECONDS_BETWEEN_REASONS = 10.0  # why it still waits
-OTHERS_SECONDS = 30.0  # for the other nodes to end once one has
 
 
 class Poll(NamedTuple):
@@ -79,6 +78,7 @@ class NodeActor:
 
     def begin(self, module: str, folder: Path, environment: dict[str, str]) -> None:
         self._printed = folder / "printed.txt"
+        self._printed.unlink(missing_ok=True)
         self._program = start_program(module, folder, environment=environment, output=self._printed)
         Thread(target=self._wait, args=(self._program,), daemon=True).start()
 
@@ -214,20 +214,21 @@ def _actor(group: PlacementGroup, each: dict[str, float], index: int) -> Any:
 
 
 def _follow(running: Nodes, stopping: Stopping) -> int:
-    """Until every node has ended, or had its time to."""
+    """Until every node has ended, or had its time to. Once one is lost, fails or is drained, the others save
+    what they can.
+    """
     asked: signal.Signals | None = None
     deadline = float("inf")
     while not running.ended and time.monotonic() < deadline:
         running.poll()
-        if asked != signal.SIGINT and stopping.asked not in (None, asked):
-            asked, deadline = stopping.asked, time.monotonic() + STOP_SECONDS
-            running.ask(asked)
-        elif asked is None and running.are_drained():
+        ask = stopping.asked
+        if ask is None and asked is None and running.are_drained():
             say("a node is drained: the training is preempted")
-            asked, deadline = signal.SIGTERM, time.monotonic() + STOP_SECONDS
-            running.ask(asked)
-        elif asked is None and any(running.codes.values()) and not running.ended:
-            asked, deadline = signal.SIGTERM, time.monotonic() + OTHERS_SECONDS
+            ask = signal.SIGTERM
+        if ask is None and any(running.codes.values()):
+            ask = signal.SIGTERM
+        if ask is not None and asked not in (ask, signal.SIGINT):
+            asked, deadline = ask, time.monotonic() + stop_seconds()
             running.ask(asked)
         time.sleep(0.5)
     return cause_of(list(running.codes.values()) or [TRANSIENT])

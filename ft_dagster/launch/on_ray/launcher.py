@@ -13,7 +13,7 @@ from typing import BinaryIO
 from ft_dagster.cluster import TENANT, Cluster, RaySettings
 from ft_dagster.launch.launcher import OFFLINE, Job, LocalLauncher, LocalRun, Say, credentials
 from ft_dagster.launch.leases import Ask
-from ft_dagster.launch.local import Patience, StartedProgram, start_program
+from ft_dagster.launch.local import Patience, StartedProgram, start_program, usual_patience
 from ft_dagster.launch.offer import threads_of
 from ft_dagster.launch.warm.choice import START
 from ft_dagster.program import ProgramResult, write_json
@@ -21,9 +21,8 @@ from ft_dagster.program import ProgramResult, write_json
 DRIVER = "ft_dagster.launch.on_ray.driver"
 PLACING = "placing.json"  # in a run folder: what the driver is told
 SAID = "said.txt"  # and what it printed
-STOP_SECONDS = 90.0  # for all nodes to end once they were asked
 OWN = "ft_dagster: "  # begins a line of its own, beside those of the program
-PATIENCE = Patience(STOP_SECONDS + 15.0)
+LEAVING_SECONDS = 10.0  # from the end of a program to what is known of it
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -32,6 +31,11 @@ def beside_devices(ray: RaySettings, ask: Ask) -> dict[str, float]:
     name = ray.tenant_resource
     tenant = {name.replace(TENANT, ask.tenant): float(ask.count)} if name else {}
     return {**tenant, **ray.resources}
+
+
+def stop_seconds() -> float:
+    """Return how long all nodes may take to end once they were asked: as long as the program's supervisor."""
+    return sum(usual_patience()) + LEAVING_SECONDS
 
 
 @dataclass
@@ -86,8 +90,9 @@ class PlacedLauncher:
         printed.unlink(missing_ok=True)
         printed.touch()
         environment = {**credentials(job.profile), START: "off"}
+        patience = Patience(stop_seconds() + LEAVING_SECONDS)
         program = start_program(
-            DRIVER, job.run_dir, environment=environment, patience=PATIENCE, output=printed
+            DRIVER, job.run_dir, environment=environment, patience=patience, output=printed
         )
         return PlacedProgram(program, printed.open("rb"))
 

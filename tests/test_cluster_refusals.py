@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.cluster_refusals import refuse_credentials, refuse_job, refuse_secret_variables
 from ft_dagster.errors import UserError
-from ft_dagster.launch.choice import refuse_job
-from ft_dagster.launch.passed import refuse_credentials, refuse_secret_variables
 from ft_dagster.settings import load_settings
 
 FILE = Path("ft_dagster.yaml")

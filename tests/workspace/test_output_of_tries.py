@@ -1,0 +1,106 @@
+"""The output folder of each try where several nodes share one file system."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.training.checkpoints import MANIFEST
+from ft_dagster.workspace.kept_training import begin_anew
+
+
+def write(file: Path, text: str = "") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")
+
+
+def leave(output: Path, *steps: int) -> None:
+    """What a try leaves: whole checkpoints at these steps, one that is not, a log and a result."""
+    for step in steps:
+        write(output / f"checkpoints/checkpoint-{step}/{MANIFEST}", str(step))
+    write(output / "checkpoints/checkpoint-99/weights")
+    write(output / "evidence/log.jsonl", "a step\n")
+    write(output / "result.json", "{}")
+    write(output / "payload/adapter", "half of it")
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def wholes(*steps: int) -> set[str]:
+    return {f"checkpoints/checkpoint-{step}/{MANIFEST}" for step in steps}
+
+
+LOGS = {"evidence/log.jsonl", "result.json"}
+
+
+def test_a_try_has_the_logs_and_whole_checkpoints_of_the_one_before_and_no_more(tmp_path: Path) -> None:
+    leave(tmp_path / "output", 3, 6)  # as fetched from the store
+    first = begin_anew(tmp_path)
+    assert files_in(first) == wholes(3, 6) | LOGS
+    leave(first, 3, 6, 9)
+    second = begin_anew(tmp_path)
+    assert files_in(second) == wholes(3, 6, 9) | LOGS
+    assert (tmp_path / "output").resolve() == second
+    assert [*tmp_path.glob("output-*")] == [second]
+
+
+def test_a_try_before_it_that_lives_on_writes_nothing_into_it(tmp_path: Path) -> None:
+    first = begin_anew(tmp_path)
+    leave(first, 3)
+    with (first / "evidence/log.jsonl").open("a") as log:
+        second = begin_anew(tmp_path)
+        log.write("another step\n")
+    with pytest.raises(FileNotFoundError):
+        (first / "evidence/log.jsonl").open("a")
+    write(first / "result.json", "preempted")  # which makes its folder again
+    assert (second / "evidence/log.jsonl").read_text() == "a step\n"
+    assert (second / "result.json").read_text() == "{}"
+    assert begin_anew(tmp_path).joinpath("result.json").read_text() == "{}"
+    assert not first.exists()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_interrupted_at_any_moment_loses_no_checkpoint_and_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    acts = [
+        (Path, "rename"),
+        (Path, "symlink_to"),
+        (Path, "replace"),
+        (shutil, "copytree"),
+        (shutil, "rmtree"),
+    ]
+    for moment in count():
+        run_dir = tmp_path / str(moment)
+        (run_dir / "output").mkdir(parents=True)
+        leave(begin_anew(run_dir) if linked else run_dir / "output", 3, 6)
+        left = [moment]
+        with monkeypatch.context() as patched:
+            for owner, name in acts:
+                patched.setattr(owner, name, interrupted(getattr(owner, name), left))
+            try:
+                begin_anew(run_dir)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        (run_dir / "output").mkdir(exist_ok=True)  # as who asks for it does
+        assert files_in(begin_anew(run_dir)) >= wholes(3, 6) | {"evidence/log.jsonl"}
+    assert moment > 4
+
+
+def interrupted(act: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
+    def acts(*arguments: Any, **named: Any) -> Any:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return act(*arguments, **named)
+
+    return acts
