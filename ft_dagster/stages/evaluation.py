@@ -65,7 +65,7 @@ from ft_dagster.stage_entries import (
     TRAINING_MIXTURE,
 )
 from ft_dagster.stages import ancestry, base_evaluation, refusals
-from ft_dagster.stages.asking.judged_as import judged_as
+from ft_dagster.stages.asking.judged_as import OTHER_TRY, judged_as
 from ft_dagster.stages.asking.prompted_in_run import ask_after_evaluation
 from ft_dagster.stages.asking.train_test_overlap import refuse_trained_on
 from ft_dagster.stages.unsaid_tokens import refuse_said_tokens
@@ -96,9 +96,6 @@ JUDGING = (
     *("gates", "spec", "own", "rules", "probed", "tries", ANCESTOR_OVERLAP.name),
     *(BASE_REFUSALS.name, REFUSALS.name, "refused"),
 )
-
-
-OTHER_TRY = "since {stage} a version was released, or what judges its answers changed: that is another try"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from ft_dagster.store import Artifact
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.judged_once import SCORES
 
+OTHER_TRY = "since {stage} a version was released, or what judges its answers changed: that is another try"
 OF_PACKAGE = "built in"  # the prompts of this package, in whichever version
 
 
