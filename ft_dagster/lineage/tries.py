@@ -112,9 +112,7 @@ ALONE = Judged()  # by the answers alone
 
 
 class Looks(NamedTuple):
-    """Holds the tries of weights, `mine`, beside what judges them now. `released`: the releases of new
-    weights before theirs.
-    """
+    """Holds the tries of weights, `mine`, what judges them now, and what was `released` before they were."""
 
     mine: Sequence[Try]
     by: Mapping[str, str]
@@ -124,8 +122,8 @@ class Looks(NamedTuple):
     @classmethod
     def of(cls, store: Store, prefix: str, weights: str, judged: Judged) -> Looks:
         """Raises UserError for a record that cannot be read."""
-        entries, mine = _before_release(store, prefix, weights), tries(store, prefix, weights)
-        return cls(mine, judged.by, judged.once, _firsts(entries))
+        released = _firsts(_before_release(store, prefix, weights))
+        return cls(tries(store, prefix, weights), judged.by, judged.once, released)
 
     def look(self, questions: str) -> str:
         """Return the digest by which their tries name questions (by theirs) whose answers are judged so: that
@@ -159,7 +157,7 @@ def try_of(store: Store, prefix: str, weights: str, questions: str, judged: Judg
 
 def count(store: Store, prefix: str) -> Count:
     """Return the tries since the last release. Raises UserError, also where one is missing before another."""
-    released = _released(store, prefix)
+    released = _firsts(recalled_log(store, prefix).entries)
     after, since = len(released), released[-1].at if released else ""
     recorded = tuple(_counted(store, prefix, after))
     whole = len(recorded) >= recorded[0].older if recorded else bool(store.names(_lineage(prefix)))
@@ -345,7 +343,7 @@ def _before(store: Store, prefix: str, now: Count, weights: str) -> int:
     one tried and that were not released, all since that one began.
     """
     mine = tries(store, prefix, weights)
-    released = _released(store, prefix) if mine else []
+    released = _firsts(recalled_log(store, prefix).entries) if mine else []
     first = _count_in(mine[0], released) if mine else now.after
     if first == now.after or weights in {entry.weights for entry in released}:
         return len(now.tries)
@@ -407,10 +405,6 @@ def _before_release(store: Store, prefix: str, weights: str) -> list[ReleaseEntr
     entries = recalled_log(store, prefix).entries
     firsts = (n for n, entry in enumerate(entries) if entry.action == RELEASE and entry.weights == weights)
     return entries[: next(firsts, len(entries))]
-
-
-def _released(store: Store, prefix: str) -> list[ReleaseEntry]:
-    return _firsts(recalled_log(store, prefix).entries)
 
 
 def _firsts(entries: Iterable[ReleaseEntry]) -> list[ReleaseEntry]:
