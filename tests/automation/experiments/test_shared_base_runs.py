@@ -63,6 +63,7 @@ def test_what_was_taken_of_a_program_is_not_taken_for_its_result_again(tmp_path:
         run_dir=lambda *_: tmp_path / "run",
         left_by_nodes=lambda *_: "",
         recall=lambda *_: None,
+        output_of_try=lambda run_dir: run_dir / "output",
         run_program=run_program,
     )
     attempt = SimpleNamespace(folder=tmp_path / "attempt")
