@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from ft_dagster.gate.judged_by import scores_digest
+from ft_dagster.lineage.graph import made_in
 from ft_dagster.lineage.tries import Judged, Try
 from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.store import Artifact, Store
-from ft_dagster.store.committed import committed_in
 
 SCORES = "scores"
 
@@ -21,12 +21,8 @@ def judged_by(store: Store, prefix: str, judged: Mapping[str, str]) -> Judged:
     """Return by what answers are judged now, beside what the stored evaluations say of earlier tries."""
 
     def once(one: Try) -> Mapping[str, str]:
-        made = (each for each in committed_in(store, prefix, EVALUATION.name) if isinstance(each, Artifact))
-        of_it = [
-            each
-            for each in made
-            if each.inputs.get(FINE_TUNED_MODEL.name) == one.weights and each.spec.get("tries") == one.ordinal
-        ]
+        made = made_in(store, prefix, EVALUATION.name, {FINE_TUNED_MODEL.name: one.weights})
+        of_it = [each for each in made if each.spec.get("tries") == one.ordinal]
         first = min(of_it, key=lambda each: str(each.predicate["created"]), default=None)
         if first is None or any(_asked(each) != _asked(first) for each in of_it):
             return {}  # tries of several counts have one name
