@@ -15,6 +15,7 @@ from ft_dagster.fleet.refresh.shared_state import SharedState
 from ft_dagster.fleet.refresh.sync_declarations import as_declared
 from ft_dagster.fleet.refresh.watching import Listings, news_of, places_of
 from ft_dagster.fleet.table.table_rows import FleetRow
+from ft_dagster.fleet.table.version import KnownVersion
 from ft_dagster.models.base import check_place
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, Declared, VariantKey
@@ -59,10 +60,20 @@ def _read(
     runs = RunHistory(**{name: getattr(row.state, name) for name in RunHistory._fields})
     try:
         known = replace(row, version=known_version(shared, row, declared))
-        known = learnt(shared, known, runs, (), now)
+        known = learnt(shared, known, without_mended(runs, known.version), (), now)
         return known.known(news=_news(shared, listings, declared, known, now))
     except (UserError, *DAMAGE) as error:
         return row.known(broken=said_of(error))
+
+
+def without_mended(runs: RunHistory, version: KnownVersion | None) -> RunHistory:
+    """Return what is known of runs without failures before what stands was judged or released: a run that
+    nobody has read yet mended them.
+    """
+    made = None if version is None else version.made
+    if made is None or runs.failed_at is None or made <= runs.failed_at:
+        return runs
+    return runs._replace(failures=0, failed_at=None, failure="")
 
 
 def _news(
