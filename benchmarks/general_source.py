@@ -58,7 +58,9 @@ evaluation:
   general: [{demo}/tasks/arc_easy_local.yaml, {demo}/tasks/sciq_local.yaml]
   limit: {questions}
   max_new_tokens: 1 # losses are compared, not answers
-gates: {{general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0, loss_tail: 0.5}}
+gates:
+  {{general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0, loss_tail: 0.5,
+    regression_margin: null, reference: null}}
 resources: {{cpu_slots: 1}}
 """
 
@@ -128,7 +130,7 @@ def general_losses(folder: Path, heads: str) -> tuple[float, float]:
     adapter = made.folder(store, cache) / "payload"
     base = DEMO / "models/smollm2-135m"
     model, tokenizer = load_model(base, adapter, device="cpu", dtype=judging_dtype("cpu"))
-    held_out = holdout_chunks(corpus / "payload" / "general", tokenizer, TOKENS)[:PIECES]
+    held_out = holdout_chunks(corpus / "payload" / "general", tokenizer, TOKENS, PIECES)
     pieces = [piece.chunk.input_ids for piece in held_out]
     with model.disable_adapter():
         before = loss_of(model, pieces)

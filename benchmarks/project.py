@@ -14,7 +14,10 @@ HERE = Path(__file__).resolve().parent
 DEMO = HERE.parent / "examples" / "demo"
 SETTINGS = f"store: .ft_dagster/store\nsources: {{allow: [., {json.dumps(str(DEMO))}]}}\n"
 # Nothing is released.
-POLICY = "gates: {general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0, loss_tail: 0.5}\n"
+POLICY = """\
+gates: {general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0, loss_tail: 0.5, regression: optional}
+evaluation: {questions: 1}
+"""
 
 
 def arguments(doc: str, name: str) -> argparse.ArgumentParser:
