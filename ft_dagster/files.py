@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ft_dagster.errors import UserError
@@ -50,27 +47,6 @@ def expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
-
-
-@contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """Give a draft to be written, which takes the name of `target` once it is on the disk: whole or not at
-    all, and never over a file that came meanwhile where the file system has links. Raises FileExistsError.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".draft-{uuid.uuid4().hex}")
-    try:
-        yield draft
-        with open(draft, "rb") as written:
-            os.fsync(written.fileno())
-        try:
-            os.link(draft, target)
-        except FileExistsError:
-            raise
-        except OSError:
-            draft.rename(target)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_text(file: Path, *, most: int) -> str:

@@ -13,8 +13,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.on_disk import draft_in, put, put_new
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.strict_json import dumps, loads
 
@@ -124,12 +124,12 @@ def back_up(folder: Path, target: Path, whose: Sequence[str] | None = None) -> i
     chosen = owners(folder) if whose is None else whose
     content = {owner: [_as_json(key) for key in keys_of(folder, owner).keys] for owner in chosen}
     try:
-        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        os.stat(target.parent)
+        with _draft(target, {"owners": content}) as draft:
+            put_new(draft, target)
     except OSError as error:
         fix = "Name a file that is not there, in a folder that is"
         raise UserError(f"cannot be written: {error.strerror}", file=target, fix=fix) from None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(dumps({"schema_version": SCHEMA_VERSION, "owners": content}, indent=1) + "\n")
     return len(content)
 
 
@@ -223,27 +223,28 @@ def _create(file: Path, keys: Sequence[RecordKey]) -> bool:
     """Write a file of keys unless one stands, or another process is faster: False."""
     if os.path.lexists(file):
         return False
-    draft = _draft(file, keys)
-    try:
-        os.link(draft, file)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink()
+    with _draft(file, _stored(keys)) as draft:
+        try:
+            put_new(draft, file)
+        except FileExistsError:
+            return False
     return True
 
 
 def _write(file: Path, keys: Sequence[RecordKey]) -> None:
-    _draft(file, keys).replace(file)
+    with _draft(file, _stored(keys)) as draft:
+        put(draft, file)
 
 
-def _draft(file: Path, keys: Sequence[RecordKey]) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    content = {"schema_version": SCHEMA_VERSION, "keys": [_as_json(key) for key in keys]}
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(dumps(content, indent=1) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    return draft
+def _stored(keys: Sequence[RecordKey]) -> dict[str, Any]:
+    return {"keys": [_as_json(key) for key in keys]}
+
+
+@contextmanager
+def _draft(target: Path, content: Mapping[str, Any]) -> Iterator[Path]:
+    """Write a file of this user alone beside where it belongs."""
+    with draft_in(target.parent, mode=0o700) as draft:
+        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            out.write(dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1) + "\n")
+        yield draft

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ft_dagster.errors import UserError
+from ft_dagster.on_disk import draft_in, put
 from ft_dagster.spec.declarations import unfit
 from ft_dagster.spec.load import SHORTHANDS, Declared, load_variant
 from ft_dagster.spec.validation import CALLED
@@ -160,13 +161,12 @@ def write_fields(file: Path, fields: Mapping[str, Any], holds: Callable[[], bool
 
 def _replace(file: Path, content: bytes) -> None:
     """Replace a file as a whole or not at all. Raises UserError."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        draft.write_bytes(content)
-        shutil.copymode(file, draft)
-        draft.replace(file)
+        with draft_in(file.parent) as draft:
+            draft.write_bytes(content)
+            shutil.copymode(file, draft)
+            put(draft, file)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         fix = "Let the user that runs ft-dagster write it"
         raise UserError(f"cannot be written: {error.strerror}", file=file, fix=fix) from None
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ft_dagster.errors import UserError
-from ft_dagster.files import whole_file
+from ft_dagster.on_disk import new_file
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.policy import POLICY_FILE
 
@@ -127,7 +127,7 @@ def start_project(
 def _wrote(path: Path, text: str) -> bool:
     """Write a file whole; False where one came meanwhile."""
     try:
-        with whole_file(path) as draft:
+        with new_file(path) as draft:
             draft.write_text(text, "utf-8")
     except FileExistsError:
         return False

@@ -11,10 +11,11 @@ from itertools import count
 from pathlib import Path
 
 from ft_dagster.errors import UserError
+from ft_dagster.on_disk import sync_below
 from ft_dagster.provenance.digest import FileDigest, hash_folder
 from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, stated, transfers
-from ft_dagster.store.blobs import Store, as_stored, write_out
+from ft_dagster.store.blobs import Store, as_stored
 from ft_dagster.store.transfer import send_all
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def commit_attempt(
     """
     may_commit()
     if attempt.in_store:
-        write_out(attempt.folder)
+        sync_below(attempt.folder)
     else:
         _upload(store, attempt, manifest)
     note_digest(store, Artifact(attempt.place, predicate_of(manifest)))

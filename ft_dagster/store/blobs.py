@@ -8,8 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ from weakref import WeakKeyDictionary
 import fsspec
 
 from ft_dagster.errors import UserError
+from ft_dagster.on_disk import draft_in, put, put_new, write_whole
 from ft_dagster.provenance.digest import files_below, no_file
 from ft_dagster.store import recall
 from ft_dagster.store.exclusive import RemoteCreation
@@ -160,13 +160,7 @@ class Store:
         if target is None:
             self.fs.pipe_file(self.path(relative), content)
             return
-        for last in (False, False, True):
-            try:
-                _write_whole(target, content)
-                return
-            except FileNotFoundError:  # somebody removed the folder, which was empty
-                if last:
-                    raise
+        _where_folders_go(lambda: write_whole(target, content))
 
     def write_json(self, relative: str, value: Any) -> None:
         self.write(relative, as_stored(value))
@@ -179,10 +173,8 @@ class Store:
         target = self.local(relative)
         if target is None:
             return self._creation.create(self.path(relative), content)
-        draft = f"{PurePosixPath(relative).parent}/.{target.name}.{uuid.uuid4().hex}"
-        self.write(draft, content)
         try:
-            os.link(self.path(draft), target)
+            _where_folders_go(lambda: _write_new(target, content))
         except FileExistsError:
             return False
         except OSError as error:
@@ -190,9 +182,6 @@ class Store:
                 raise
             fix = "Put the store on a file system that has hard links, or name an s3:// prefix"
             raise UserError("its file system has no hard links", file=target.parent, fix=fix) from None
-        finally:
-            Path(self.path(draft)).unlink(missing_ok=True)
-        write_out_one(target.parent)
         return True
 
     @cached_property
@@ -302,14 +291,9 @@ class Store:
             parts = self._in_parts(source.stat().st_size)
             self.fs.put_file(str(source), self.path(relative), **parts)
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
+        with draft_in(target.parent) as draft:
             shutil.copyfile(source, draft)
-            write_out_one(draft)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+            put(draft, target)
 
     def download(self, relative: str, target: Path) -> None:
         """Copy one file out of the store."""
@@ -347,17 +331,21 @@ def _options(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
     return {"max_concurrency": 1, **given, "config_kwargs": config}
 
 
-def _write_whole(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+def _write_new(target: Path, content: bytes) -> None:
+    with draft_in(target.parent) as draft:
+        draft.write_bytes(content)
+        put_new(draft, target)
+
+
+def _where_folders_go(write: Callable[[], None]) -> None:
+    """Write a file into a folder that somebody may remove while it is empty."""
+    for last in (False, False, True):
+        try:
+            write()
+            return
+        except FileNotFoundError:
+            if last:
+                raise
 
 
 def _walk(folder: Path, within: str) -> Iterator[StoredFile]:
@@ -370,24 +358,6 @@ def _walk(folder: Path, within: str) -> Iterator[StoredFile]:
             with suppress(FileNotFoundError):
                 found = entry.stat(follow_symlinks=False)
                 yield StoredFile(path, found.st_size, found.st_mtime)
-
-
-def write_out(folder: Path) -> None:
-    """Have all below a folder on the disk, and not in memory alone, before anything says that it is there."""
-    for path in (*folder.rglob("*"), folder, folder.parent):
-        write_out_one(path)
-
-
-def write_out_one(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that writes back by itself
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _content(found: bytes | Exception) -> bytes | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from ft_dagster.audit.index.index import Indexed, created, digest_of, tenant_of
 from ft_dagster.audit.verify.store_files import RESTORE, problems_around
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import inputs_of, missing
+from ft_dagster.on_disk import write_whole
 from ft_dagster.records.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
@@ -151,12 +151,7 @@ class _LookedAt:
                 "done": sorted(self.done),
                 "problems": list(problems),
             }
-            draft = self._file.with_name(f".{self._file.name}.{uuid.uuid4().hex}")
-            try:
-                draft.write_text(json.dumps(content), "utf-8")
-                draft.replace(self._file)
-            finally:
-                draft.unlink(missing_ok=True)
+            write_whole(self._file, json.dumps(content).encode())
 
     def forget(self) -> None:
         if self._file is not None:

@@ -10,9 +10,7 @@ import datetime
 import hashlib
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -21,11 +19,11 @@ from typing import Any
 from uuid import UUID
 
 from ft_dagster.errors import UserError
+from ft_dagster.on_disk import draft_in, put, write_whole
 from ft_dagster.roots import UPSTREAM
 from ft_dagster.spec.data import ASSET, ASSET_KEY
 
 HEAD = "head.json"
-TAKING, NEW_HEAD = ".taking-", ".head-"  # what the names of files begin with until they are whole
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MISSING = ("NaTType", "NAType")  # pandas' own words for a missing cell
 
@@ -114,27 +112,19 @@ def take_snapshot(
     Equal rows in equal order are one file, whatever their data version. Raises UserError for no rows, and for
     one that is no mapping.
     """
-    folder = project / UPSTREAM / asset
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("wb", dir=folder, prefix=TAKING, delete=False) as file:
-        written = Path(file.name)
-        try:
-            digest, size, count = hashlib.sha256(), 0, 0
+    with draft_in(project / UPSTREAM / asset) as draft:
+        digest, size, count = hashlib.sha256(), 0, 0
+        with draft.open("wb") as file:
             for count, row in enumerate(rows, 1):
                 line = _line(asset, count, row)
                 digest.update(line)
                 size += len(line)
                 file.write(line)
-            if not count:
-                fix = "Let it return rows: a list of mappings, a data frame or an Arrow table"
-                raise UserError("the asset has no rows", value=asset, fix=fix)
-            file.flush()
-            os.fsync(file.fileno())
-            taken = Snapshot(asset, digest.hexdigest(), size, count, made)
-            os.replace(written, taken.file(project))
-        except BaseException:
-            written.unlink(missing_ok=True)
-            raise
+        if not count:
+            fix = "Let it return rows: a list of mappings, a data frame or an Arrow table"
+            raise UserError("the asset has no rows", value=asset, fix=fix)
+        taken = Snapshot(asset, digest.hexdigest(), size, count, made)
+        put(draft, taken.file(project))
     return _as_newest(project, taken)
 
 
@@ -144,7 +134,7 @@ def forget_snapshots(project: Path, asset: str, before: float) -> int:
     """
     newest, folder = read_snapshot(project, asset), project / UPSTREAM / asset
     kept = None if newest is None else newest.file(project)
-    files = [*folder.glob("*.jsonl"), *folder.glob(f"{TAKING}*"), *folder.glob(f"{NEW_HEAD}*")]
+    files = [*folder.glob("*.jsonl"), *folder.glob(".*")]
     old = [file for file in files if file != kept and file.is_file() and file.stat().st_mtime < before]
     for file in old:
         file.unlink(missing_ok=True)
@@ -175,12 +165,8 @@ def _as_newest(project: Path, taken: Snapshot) -> Snapshot:
     before = read_snapshot(project, taken.asset)
     if before is not None and before.made.event > taken.made.event:
         return before
-    folder = project / UPSTREAM / taken.asset
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=NEW_HEAD, delete=False) as file:
-        json.dump(asdict(taken), file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, folder / HEAD)
+    head = json.dumps(asdict(taken), indent=1, sort_keys=True)
+    write_whole(project / UPSTREAM / taken.asset / HEAD, head.encode())
     return taken
 
 

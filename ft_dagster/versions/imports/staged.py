@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.files import whole_file
+from ft_dagster.on_disk import new_file
 from ft_dagster.spec.keys import VariantKey
 
 
@@ -86,7 +86,7 @@ def write_copies(copies: list[tuple[Path, Path]]) -> list[Path]:
     """Write each copy whole, or not at all."""
     for made, target in copies:
         try:
-            with whole_file(target) as draft:
+            with new_file(target) as draft:
                 shutil.copyfile(made, draft)
         except FileExistsError:
             fix = "Begin again: what stands is compared then"

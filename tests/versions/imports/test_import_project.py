@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
-from ft_dagster.files import whole_file
+from ft_dagster.on_disk import new_file
 from ft_dagster.spec import VariantKey, load_variant, start
 from tests.versions.imports.imported import (
     chat,
@@ -86,9 +86,9 @@ def test_of_two_imports_at_once_one_declares_and_the_other_says_so(monkeypatch: 
         if target.suffix == ".yaml" and not late:
             late.append(target)
             imported(*given, job(seed=7))
-        return whole_file(target)
+        return new_file(target)
 
-    monkeypatch.setattr(start, "whole_file", other_first)
+    monkeypatch.setattr(start, "new_file", other_first)
     assert refused(*given).problem == "this variant is already declared"
     declared = load_variant(Path("mine"), VariantKey("acme", "support"))
     assert declared.spec.training.seed == 7
