@@ -5,13 +5,15 @@ launcher does without a head. `test_ray.py` has a real cluster.
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import dagster as dg
 import pytest
@@ -39,6 +41,7 @@ from tests.s3_server import free_port
 
 Json = dict[str, Any]
 RUN = "0f1e2d3c"
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra `ray`")
 GPUS: Json = {"gpus": 8, "gpu": "NVIDIA A100-SXM4-80GB", "gpu_memory_gb": 85.9, "cpus": 64}
 RAY: Json = {
     "tenant_resource": "tenant-{tenant}",
@@ -99,10 +102,9 @@ def test_it_asks_for_what_the_declaration_and_the_platform_say(tmp_path: Path) -
     assert needs_of(job) == {"CPU": 16, "GPU": 2, "tenant-acme": 2, "accelerator_type:A100": 0.001}
 
 
-def test_a_run_that_computes_nothing_gets_a_core_and_sees_no_gpu(tmp_path: Path) -> None:
+def test_a_run_that_computes_nothing_gets_a_core(tmp_path: Path) -> None:
     job = made(settings_in(tmp_path), computes=False, gpus=2)
     assert needs_of(job) == {"CPU": 1}
-    assert variables(job)["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_on_a_cluster_of_cores_it_gets_the_cores_that_its_training_leases(tmp_path: Path) -> None:
@@ -143,6 +145,22 @@ def test_a_run_that_trains_on_several_nodes_holds_a_core_and_works_where_they_al
     job = made(settings, gpus=4, nodes=2)
     assert needs_of(job) == {"CPU": 1}
     assert variables(job)["FT_DAGSTER_WORK"] == "/mnt/shared"
+
+
+@needs_ray
+def test_what_a_job_is_told_hides_no_gpu_from_the_programs_that_ray_places_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray hands the variables of a job on to its actors, and lends them no GPU that those hide."""
+    from ray._private.worker import Worker
+
+    settings = settings_in(tmp_path, cluster={**GPUS, "nodes": 2, "shared_folder": "/mnt/shared"})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name, value in variables(made(settings, gpus=2, nodes=2)).items():
+        monkeypatch.setenv(name, value)
+    actor, lent = Worker(), {"GPU": [(0, 1.0), (3, 1.0)]}
+    monkeypatch.setattr(actor, "core_worker", SimpleNamespace(resource_ids=lambda: lent), raising=False)
+    assert set(actor.get_accelerator_ids_for_accelerator_resource("GPU", "^GPU_group$")) == {0, 3}
 
 
 def test_settings_that_sent_trainings_alone_say_what_to_write_now(tmp_path: Path) -> None:
@@ -193,6 +211,7 @@ def test_inside_its_job_a_run_is_planned_for_the_cluster_and_leases_what_it_was_
 ) -> None:
     for name, value in variables(made(settings_in(tmp_path, cluster={"cpus": 16}), cpu_slots=3)).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as its command says
     inside = load_settings(tmp_path)
     assert inside.runs_in_cluster
     assert (inside.host.cpu_slots, inside.host.gpus) == (3, None)
@@ -244,9 +263,6 @@ class Away:
         return "\n".join(present(entry.dagster_event).message or "" for entry in entries)
 
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra `ray`")
-
-
 @pytest.fixture
 def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Away]:
     monkeypatch.setattr("ft_dagster.automation.ray.launcher.AWAY_SECONDS", 0.0)
@@ -280,6 +296,74 @@ def test_a_head_that_is_away_fails_a_launch_in_a_line(away: Away) -> None:
     assert run.status == dg.DagsterRunStatus.FAILURE
     assert f"The Ray head at {away.launcher.address} does not answer" in away.lines(run)
     assert "Traceback" not in away.lines(run)
+
+
+@needs_ray
+def test_a_head_that_takes_questions_and_never_answers_is_as_one_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.automation.ray.launcher.AWAY_SECONDS", 0.0)
+    monkeypatch.setattr("ft_dagster.automation.ray.head.PATIENCE", 0.5)
+    deaf = socket.create_server(("127.0.0.1", 0))  # the kernel accepts for it
+    made, launched = Away(tmp_path, deaf.getsockname()[1]), list[dg.DagsterRun]()
+    with made.instance, deaf:
+        thread = Thread(target=lambda: launched.append(made.launch(made.run())), daemon=True)
+        thread.start()
+        thread.join(60)
+        assert [run.status for run in launched] == [dg.DagsterRunStatus.FAILURE]
+        assert "does not answer" in made.lines(launched[0])
+
+
+class Head(BaseHTTPRequestHandler):
+    """A head that takes a job and whose answer is lost: asked again, it says that the job is there."""
+
+    asked: ClassVar[list[Json]] = []
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/version"):
+            self._answer(
+                200, {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": "s"}
+            )
+        elif len(self.asked) < 2:
+            self._answer(404, "Job dagster-run does not exist")
+        else:
+            name = self.path.rpartition("/")[2]
+            self._answer(
+                200, {"type": "SUBMISSION", "submission_id": name, "status": "PENDING", "entrypoint": ""}
+            )
+
+    def do_POST(self) -> None:
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        if len(self.asked) == 1:
+            self._answer(503, "no answer from behind")
+        else:
+            self._answer(400, "ValueError: Job with submission_id it already exists")
+
+    def _answer(self, code: int, content: Any) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write((content if isinstance(content, str) else json.dumps(content)).encode())
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@needs_ray
+def test_a_job_that_was_made_though_its_answer_was_lost_is_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.automation.ray.launcher.time.sleep", lambda _: None)
+    Head.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Head)
+    Thread(target=server.serve_forever, daemon=True).start()
+    made = Away(tmp_path, server.server_port)
+    with made.instance:
+        run = made.launch(made.run({CONFIG: '{"num_cpus": 1}'}))
+        assert run.status == dg.DagsterRunStatus.STARTING
+        assert "Submitted to Ray" in made.lines(run)
+    # It asked for no GPU, and Ray hides none: what hides them is of its own process alone.
+    assert Head.asked[0]["entrypoint"].startswith("exec env CUDA_VISIBLE_DEVICES= python -P -m dagster ")
+    assert "CUDA_VISIBLE_DEVICES" not in Head.asked[0]["runtime_env"]["env_vars"]
+    server.shutdown()
 
 
 @needs_ray

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ft_dagster.errors import UserError
 
 T = TypeVar("T")
+PATIENCE = 15  # seconds for the head to answer
+CHANGE_SECONDS = 60  # and to one that is to change something
 # What a proxy in front of a head says while that is not ready: a head says that a job does not exist.
 IN_FRONT = re.compile(r"status code (404|5\d\d)|version check returned", re.IGNORECASE)
 
 
 class Unknown(Exception):
     """Says that the cluster knows of no such job."""
+
+
+def client_of(address: str, **options: Any) -> Any:
+    """Return Ray's client of a head's jobs, which by itself waits for ever where a head takes its question
+    and does not answer. Raises what Ray raises.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    class PatientClient(JobSubmissionClient):
+        def _do_request(self, method: str, endpoint: str, **named: Any) -> Any:
+            seconds = PATIENCE if method == "GET" else CHANGE_SECONDS
+            return super()._do_request(method, endpoint, **{"timeout": seconds, **named})
+
+    return PatientClient(address, **options)
 
 
 def answered(call: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import dagster as dg
@@ -24,7 +24,7 @@ from dagster_ray.core.run_launcher import RayRunLauncher, get_job_submission_id_
 from ft_dagster.automation.clusters.command import command_of, environment_of
 from ft_dagster.automation.clusters.waiting import ENDED, JOB, TellsWaiting, WaitingRun, newest, said
 from ft_dagster.automation.clusters.watch import EndsJobs
-from ft_dagster.automation.ray.head import Unknown, answered, first_line
+from ft_dagster.automation.ray.head import Unknown, answered, client_of, first_line
 from ft_dagster.automation.ray.order import CONFIG, is_of_a_tenant, needs_of
 from ft_dagster.automation.ray.waiting import nodes_of
 from ft_dagster.automation.tags import NOBODY, TENANT
@@ -42,6 +42,7 @@ from ft_dagster.settings import PROJECT_VARIABLE
 
 AWAY_SECONDS = 60.0  # in which a head may come back before a run that is launched fails
 PYTHON = ("python", "-P", "-m", "dagster")  # of the node
+NO_GPU = ("env", "CUDA_VISIBLE_DEVICES=")
 log = logging.getLogger(__name__)
 LEAST_CPUS = 1  # of a job whose tag says nothing: without resources Ray would put it on the head
 
@@ -66,6 +67,10 @@ class RunJobLauncher(RayRunLauncher, TellsWaiting, EndsJobs):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> Self:
         return cls(inst_data=inst_data, num_cpus=LEAST_CPUS, **config_value["ray"])
+
+    @cached_property
+    def client(self) -> Any:
+        return client_of(self.address, metadata=self.metadata, headers=self.headers, cookies=self.cookies)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Submit a job, or fail the run in one line; Dagster runs it again, unless that mends nothing."""
@@ -165,13 +170,16 @@ class RunJobLauncher(RayRunLauncher, TellsWaiting, EndsJobs):
         self.env_vars = [f"{name}={value}" for name, value in found.items()]
         project = os.environ.get(PROJECT_VARIABLE)  # of jobs whose tag says nothing
         self.runtime_env = {"env_vars": {} if project is None else {PROJECT_VARIABLE: project}}
-        end, (_, told) = time.monotonic() + AWAY_SECONDS, command_of(run)
-        entrypoint = f"exec {shlex.join([*PYTHON, *told])}"
+        end = time.monotonic() + AWAY_SECONDS
         while True:
             try:
                 if self._job(run) is None:
-                    answered(lambda: self._launch_ray_job(_id(run), entrypoint, run))
+                    answered(lambda: self._launch_ray_job(_id(run), _entrypoint(run), run))
                 return
+            except UserError:
+                if self._job(run) is not None:  # it was made meanwhile: the answer to an earlier try was lost
+                    return
+                raise
             except (TypeError, ValueError) as error:
                 fix = "See what Ray's runtime environment of a job may have"
                 raise UserError(first_line(str(error)), field="ray.runtime_env", fix=fix) from None
@@ -195,6 +203,14 @@ def _id(run: dg.DagsterRun) -> str:
 def _tag(run: dg.DagsterRun) -> dict[str, Any]:
     job: dict[str, Any] = json.loads(run.tags.get(CONFIG) or "{}")
     return job
+
+
+def _entrypoint(run: dg.DagsterRun) -> str:
+    """Return what a job carries out. On a node with GPUs Ray hides none from a job that asked for none; what
+    hides them in its runtime environment would hide them from the programs that Ray places beside it.
+    """
+    _, told = command_of(run)
+    return f"exec {shlex.join([*(() if _tag(run).get('num_gpus') else NO_GPU), *PYTHON, *told])}"
 
 
 def _said_of_end(job: Any, *, printed: bool = False) -> str:

@@ -46,8 +46,6 @@ def job_of(
         **settings.cluster.environment,
         **credentials(settings.store_profiles.of(tenant)),
         **_of_node(settings, settings.ray, shared=places),
-        # On a node with GPUs Ray hides none from a job that asked for none.
-        **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}),
         "FT_DAGSTER_HOST__CPU_SLOTS": str(cores),
         RAY_JOB: run_id,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-PATIENCE = 15  # seconds for the head to answer
+from ft_dagster.automation.ray.head import PATIENCE
 
 
 def nodes_of(client: Any) -> list[dict[str, float]]:
