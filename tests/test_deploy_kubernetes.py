@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -389,6 +391,29 @@ def test_a_silent_api_server_fails_no_run(cluster: Cluster) -> None:
         watch.look(cluster.instance)
     assert status(cluster, run) == STARTING
     assert sum("Kubernetes does not say" in each for each in told(cluster, run)) == 1
+
+
+def test_an_api_server_that_takes_questions_and_never_answers_holds_up_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _, _ = started(cluster)
+    monkeypatch.setattr("ft_dagster.automation.kubernetes_launcher.PATIENCE", 0.2)
+    found = list[object]()
+
+    def ask() -> None:
+        found.append(cluster.launcher.check_run_worker_health(run).status)
+        found.append(cluster.launcher.terminate(run.run_id))
+        found.append([*cluster.launcher.end_jobs([run])])
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # the kernel accepts for it
+        client = cluster.launcher._api_client
+        for api in (client.batch_api, client.core_api):
+            api.api_client.configuration.host = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        thread = Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(60)
+    assert found == [WorkerStatus.RUNNING, False, []]
+    assert status(cluster, run) == dg.DagsterRunStatus.STARTED
 
 
 def test_a_cancel_that_the_api_server_does_not_answer_leaves_the_run_as_it_is(cluster: Cluster) -> None:

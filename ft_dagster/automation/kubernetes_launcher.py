@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -38,6 +39,11 @@ class RunPodLauncher(K8sRunLauncher, TellsWaiting, EndsJobs):
     """Launches runs as `K8sRunLauncher` does, in the namespace that the coordinator wrote into their tag."""
 
     submitting_seconds = 120.0
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        for api in (self._api_client.batch_api, self._api_client.core_api):
+            api.api_client.request = partial(_asked, api.api_client.request)
 
     def get_container_context_for_run(self, dagster_run: dg.DagsterRun) -> K8sContainerContext:
         context = super().get_container_context_for_run(dagster_run)
@@ -127,8 +133,7 @@ class RunPodLauncher(K8sRunLauncher, TellsWaiting, EndsJobs):
     def _job_of(self, run: dg.DagsterRun) -> Any:
         """Return a run's Job; None where there is none. Raises what the client does of a silent server."""
         try:
-            batch = self._api_client.batch_api
-            return batch.read_namespaced_job_status(*self._place_of(run), _request_timeout=PATIENCE)
+            return self._api_client.batch_api.read_namespaced_job_status(*self._place_of(run))
         except ApiException as error:
             if error.status == NOT_FOUND:
                 return None
@@ -161,6 +166,11 @@ class RunPodLauncher(K8sRunLauncher, TellsWaiting, EndsJobs):
             suspended = batch.read_namespaced_job_status(job, namespace).spec.suspend
             return "it waits to be admitted by Kueue's queue" if suspended else None
         return _waiting(pods[-1], warnings)
+
+
+def _asked(ask: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """Ask the API server, which the client by itself waits for without an end."""
+    return ask(*given, **{**named, "_request_timeout": named.get("_request_timeout") or PATIENCE})
 
 
 def _first(error: Exception) -> str:
