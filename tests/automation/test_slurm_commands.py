@@ -126,6 +126,13 @@ def test_jobs_are_read_in_the_order_of_their_submission(
     ]
 
 
+def test_thousands_of_jobs_are_asked_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = 'IFS=,; for name in ${4#--name=}; do echo "1|$name|RUNNING|n|None"; done'
+    answering(tmp_path, monkeypatch, squeue=lines)
+    names = [job_name("acme.places", f"{number:036}") for number in range(3000)]
+    assert sorted(job.name for job in slurm.jobs_of(*names)) == names
+
+
 @pytest.mark.parametrize(
     ("said", "field"),
     [

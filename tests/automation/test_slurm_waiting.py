@@ -21,6 +21,7 @@ from ft_dagster.automation.clusters.waiting import tell_waiting
 from ft_dagster.automation.slurm.commands import SlurmOptions
 from ft_dagster.automation.slurm.launcher import SlurmRunLauncher
 from ft_dagster.automation.slurm.order import name_of, order_of
+from ft_dagster.dagster_private import WorkerStatus
 from ft_dagster.launch.processes import GRACE
 from tests.e2e.instance import wait_until
 from tests.present import present
@@ -114,6 +115,32 @@ def test_a_job_is_told_how_long_it_has_to_save(instance: dg.DagsterInstance, tmp
     (tmp_path / "tenants").mkdir()
     _, script = order_of(SlurmOptions(grace_seconds=90), instance, starting(instance), str(tmp_path))
     assert f"export {GRACE}=45" in script.splitlines()
+
+
+@pytest.mark.slow
+def test_a_poll_of_many_runs_asks_slurm_once_and_again_of_those_alone_that_it_did_not_list(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    runs, lost = [started(instance) for _ in range(4)], started(instance)
+    others = ["5|an array|RUNNING|n1|None", "6|a|name|RUNNING|n1|None"]
+    slurm(tmp_path, *others, *(f"{n}|{name_of(run)}|RUNNING|n1|None" for n, run in enumerate(runs, 10)))
+    launcher = instance.run_launcher
+    found = [launcher.check_run_worker_health(run).status for run in (*runs, lost)]
+    assert found == [WorkerStatus.RUNNING] * 4 + [WorkerStatus.NOT_FOUND]
+    asked = calls(tmp_path, "squeue")
+    assert [name_of(lost) in each for each in asked] == [False, True]
+
+
+@pytest.mark.slow
+def test_a_poll_of_many_runs_waits_once_for_a_controller_that_is_away(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    runs = [started(instance) for _ in range(4)]
+    no_slurm(tmp_path)
+    launcher = instance.run_launcher
+    found = {launcher.check_run_worker_health(run).status for run in runs}
+    assert found == {WorkerStatus.RUNNING}
+    assert len(calls(tmp_path, "squeue")) == 1
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ SILENT = re.compile(
     r"unable to contact|connect failure|timed out|connection refused|zero bytes were transmitted|standby",
     re.IGNORECASE,
 )
+MOST_NAMES = 500  # in one command
+JOB_LINE = re.compile(r"\d+(\|.*){4}")  # not of a job of ours where a name has a line break
 FULL = re.compile(r"submit limit|submitjob", re.IGNORECASE)  # of the jobs that an account or QOS may have
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
 LIVING = WAITING | {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
@@ -180,15 +182,16 @@ def submit(name: str, arguments: Sequence[str], script: str) -> str:
 
 
 def jobs_of(*names: str) -> list[SlurmJob]:
-    """Return this user's jobs of these names, the oldest first, and those that ended minutes ago. Raises
-    SlurmError.
+    """Return this user's jobs of these names, without any those of all, the oldest first, and those that
+    ended minutes ago. Raises SlurmError.
     """
-    told = run_slurm(
-        "squeue", "--me", "--noheader", "--states=all", f"--name={','.join(names)}", "--format=%i|%j|%T|%N|%r"
-    )
-    return sorted(
-        (SlurmJob(*line.strip().split("|", 4)) for line in told.splitlines()), key=lambda job: int(job.id)
-    )
+    told = ""
+    for first in range(0, len(names), MOST_NAMES) if names else (None,):
+        named = [] if first is None else [f"--name={','.join(names[first : first + MOST_NAMES])}"]
+        told += run_slurm("squeue", "--me", "--noheader", "--states=all", *named, "--format=%A|%j|%T|%N|%r")
+    lines = (line.strip().split("|", 4) for line in told.splitlines() if JOB_LINE.match(line.strip()))
+    jobs = (SlurmJob(*line) for line in lines)
+    return sorted((job for job in jobs if not names or job.name in names), key=lambda job: int(job.id))
 
 
 def end(jobs: Sequence[SlurmJob], grace_seconds: int) -> None:

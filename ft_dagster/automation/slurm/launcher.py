@@ -32,7 +32,7 @@ from ft_dagster.dagster_private import (
 from ft_dagster.errors import UserError
 
 AWAY_SECONDS = 60.0  # in which a controller may come back before a run that is launched fails
-MOST_NAMES = 500  # in one command
+LISTED_SECONDS = 10.0  # for which one list of all jobs answers for each run that is in it
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +43,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
 
     def __init__(self, options: slurm.SlurmOptions, inst_data: ConfigurableClassData | None = None) -> None:
         self.options, self._inst_data = options, inst_data
+        self._listed_until = 0.0
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -110,10 +111,8 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
 
     def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
         """End jobs that nobody has ended, and again those that outlived their end."""
-        jobs = list[slurm.SlurmJob]()
         try:
-            for first in range(0, len(runs), MOST_NAMES):
-                jobs += slurm.jobs_of(*map(name_of, runs[first : first + MOST_NAMES]))
+            jobs = slurm.jobs_of(*map(name_of, runs))
         except (slurm.SlurmError, UserError) as error:
             log.warning("cannot see whether jobs of cancelled runs live: %s", error)
             return ()
@@ -156,6 +155,8 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return RUNNING of what Slurm does not tell: its jobs go on while its controller is away."""
         try:
+            if name_of(run) in self._listed():
+                return CheckRunHealthResult(WorkerStatus.RUNNING)
             jobs = slurm.jobs_of(name_of(run))
         except (slurm.SlurmError, UserError) as error:
             return CheckRunHealthResult(WorkerStatus.RUNNING, f"Slurm does not say: {error}")
@@ -166,6 +167,21 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
         if jobs[-1].state == "COMPLETED":  # the run has said how it ended, or says it now
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         return CheckRunHealthResult(WorkerStatus.FAILED, slurm.said_of_end(jobs[-1]))
+
+    def _listed(self) -> frozenset[str]:
+        """Return the names of jobs that lived moments ago: Dagster's monitoring asks of each run, and Slurm's
+        controller, which has other users, is asked once for all. Raises SlurmError, UserError.
+        """
+        if time.monotonic() > self._listed_until:
+            try:
+                living = (job.name for job in slurm.jobs_of() if job.state in slurm.LIVING)
+                self._list: frozenset[str] | slurm.SlurmError = frozenset(living)
+            except slurm.SlurmError as error:
+                self._list = error
+            self._listed_until = time.monotonic() + LISTED_SECONDS
+        if isinstance(self._list, slurm.SlurmError):
+            raise self._list
+        return self._list
 
     def get_run_worker_debug_info(
         self, run: dg.DagsterRun, include_container_logs: bool | None = True
