@@ -155,8 +155,8 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove what nothing needs: no head, release or alias, no input of these (a parent, say), no running
-    attempt; what retention lets go; and on this host the checkpoints of programs that nobody goes on with,
-    and first looks at bases and quantized bases that no training took for as long.
+    attempt; what retention lets go; and on this host what is left of programs and attempts that nobody goes
+    on with, and first looks at bases and quantized bases that no training took for as long.
 
     Manifests stay for ever, with the day of the removal. Exits with 1 where something could not be removed.
     """
@@ -217,7 +217,7 @@ def _idle_runs(settings: Settings, contents: Contents, rules: Rules) -> list[Idl
     from ft_dagster.lineage.idle_runs import idle_runs
 
     keys = {place.key[:16] for place, keyed in contents.keyed.items() if keyed.artifact is not None}
-    if not (settings.work_folder / "runs").is_dir():
+    if not settings.work_folder.is_dir():
         return []
     table = of_host(settings.host).table()
     busy = {row.variant for row in table.devices} | {row.variant for row in table.waiting}

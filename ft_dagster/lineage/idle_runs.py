@@ -1,5 +1,5 @@
-"""Finds folders of programs in the work folder that nobody goes on in: their checkpoints and optimizer
-states.
+"""Finds folders in the work folder that nobody goes on in: those of programs, with their checkpoints and
+optimizer states, and those of attempts whose process was killed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_dagster.lineage.retention import DAY, Rules
+from ft_dagster.store.attempts import ATTEMPTS
+from ft_dagster.store.make import is_left
 
 
 @dataclass(frozen=True)
 class IdleRun:
     """Describes a folder of a run that has stopped. `folder`: work/runs/<variant>/<stage>-<first 16 digits of
-    the key>. `written`: its newest file, seconds since 1970.
+    the key>, or work/attempts/<lock of the key>-<attempt>. `written`: its newest file, seconds since 1970.
     """
 
     folder: Path
@@ -28,8 +30,9 @@ def idle_runs(
     work: Path, busy: Collection[str], is_committed: Callable[[str], bool], rules: Rules
 ) -> list[IdleRun]:
     """Return the folders in which nothing was written for as long as retention says, or for a day where what
-    they were for is committed; the largest first. `busy`: variants whose programs run or wait for devices on
-    this host. `is_committed`: whether an artifact stands, by the first 16 digits of its key.
+    they were for is committed, or where nobody can go on with them; the largest first. `busy`: variants whose
+    programs run or wait for devices on this host. `is_committed`: whether an artifact stands, by the first 16
+    digits of its key.
     """
     found = []
     for variant in _folders(work / "runs"):
@@ -42,6 +45,10 @@ def idle_runs(
                 size, written = _size(folder)
                 if written < rules.now - days * DAY:
                     found.append(IdleRun(folder, size, written))
+    for folder in _folders(work / ATTEMPTS):
+        with suppress(FileNotFoundError):
+            if is_left(work, folder) and (idle := IdleRun(folder, *_size(folder))).written < rules.now - DAY:
+                found.append(idle)
     return sorted(found, key=lambda run: (-run.bytes, str(run.folder)))
 
 

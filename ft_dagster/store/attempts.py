@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import uuid
@@ -19,6 +20,7 @@ from ft_dagster.store.blobs import Store, as_stored
 from ft_dagster.store.transfer import send_all
 
 log = logging.getLogger(__name__)
+ATTEMPTS = "attempts"  # in the work folder
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,20 @@ def _nobody_asks() -> None:
     pass
 
 
+def lock_name(name: str) -> str:
+    """Return what the file of a lock of this host is called."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
 def begin_attempt(store: Store, place: Place, work: Path) -> Attempt:
-    """Open an attempt: in the store itself where that is a folder, else in `work`."""
-    name = uuid.uuid4().hex[:12]
+    """Open an attempt: in the store itself where that is a folder, else in `work`, without what a process
+    that was killed left there of the same key. Who builds holds the lock of the key.
+    """
+    name, lock = uuid.uuid4().hex[:12], lock_name(place.path)
     inside = store.local(f"{place.path}/{name}")
-    folder = inside if inside is not None else work / "attempts" / name
+    folder = inside if inside is not None else work / ATTEMPTS / f"{lock}-{name}"
+    for left in (work / ATTEMPTS).glob(f"{lock}-*"):
+        shutil.rmtree(left, ignore_errors=True)
     for part in ("payload", "evidence"):
         (folder / part).mkdir(parents=True)
     return Attempt(place, name, folder, inside is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -17,10 +16,19 @@ from ft_dagster.provenance.digest import stage_key
 from ft_dagster.provenance.manifest import Origin, manifest_of, variant_of
 from ft_dagster.stage_entries import version_of
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact
-from ft_dagster.store.attempts import Attempt, abandon_attempt, begin_attempt, commit_attempt, files_of
+from ft_dagster.store.attempts import (
+    Attempt,
+    abandon_attempt,
+    begin_attempt,
+    commit_attempt,
+    files_of,
+    lock_name,
+)
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.exclusive import name_of
 from ft_dagster.store.removal import finish_removal, keep, kept_in_use
+
+LOCKS = "locks"  # in the work folder
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,7 @@ def work_id(work: Path) -> str:
     """Return the name of a work folder, given at its first use: locks of two folders do not know of each
     other. A copy of its files has a name of its own.
     """
-    path = work / "locks" / "id"
+    path = work / LOCKS / "id"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -170,8 +178,17 @@ def work_id(work: Path) -> str:
 
 def is_being_made(work: Path, place: Place) -> bool:
     """Say whether a process of this host builds under a key."""
+    return _is_held(_lock_file(work, place.path))
+
+
+def is_left(work: Path, attempt: Path) -> bool:
+    """Say whether no process of this host builds in the folder of an attempt, in the work folder."""
+    return not _is_held(work / LOCKS / attempt.name.partition("-")[0])
+
+
+def _is_held(lock: Path) -> bool:
     try:
-        with _lock_file(work, place.path).open("r") as file:
+        with lock.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -181,4 +198,4 @@ def is_being_made(work: Path, place: Place) -> bool:
 
 
 def _lock_file(work: Path, name: str) -> Path:
-    return work / "locks" / hashlib.sha256(name.encode()).hexdigest()[:32]
+    return work / LOCKS / lock_name(name)

@@ -6,7 +6,9 @@ goes on from the store.
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +18,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from ft_dagster.host_settings import RAY_JOB
 from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, RUN_FILE
+from ft_dagster.lineage.idle_runs import idle_runs, remove_run
+from ft_dagster.lineage.retention import Rules
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey
 from ft_dagster.store import Place
 from ft_dagster.store.checkpoint_mirror import CheckpointMirror, Mirrored
 from ft_dagster.store.make import work_id
@@ -43,6 +50,18 @@ def fetch_checkpoints(workspace: Workspace, run_dir: Path, left_at: str, asked: 
     """Have in a training's folder what another host left of it in the store, where that is further."""
     if workspace.mirrors_checkpoints and not _is_sharded(asked):
         _mirror(workspace, run_dir, left_at).fetch()
+
+
+def clear_scratch(settings: Settings, key: VariantKey) -> None:
+    """Remove from the disk of a node what runs of other variants left there and went on with elsewhere, or
+    never, after `retention.days`: nobody runs `ft-dagster store gc` on a node.
+    """
+    if RAY_JOB not in os.environ:
+        return
+    rules = Rules(settings.retention.of, time.time())
+    for left in idle_runs(settings.work_folder, {str(key)}, lambda _: False, rules):
+        with suppress(OSError):
+            remove_run(left)
 
 
 @contextmanager

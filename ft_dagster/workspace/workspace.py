@@ -364,11 +364,14 @@ class Workspace:
         return f"{attempt.place.path}/{NODES}{part}/evidence"
 
     def recall(self, run_dir: Path, left_at: str, asked: BaseModel) -> None:
-        """Have in a training's folder what its newest try on another host left in the store. `asked`: of it,
-        as far as is known without that.
+        """Have in a training's folder what its newest try on another host left in the store, and room for it
+        on a node. `asked`: of it, as far as is known without that.
         """
-        from ft_dagster.workspace.kept_training import fetch_checkpoints
+        from ft_dagster.launch.choice import are_placed
+        from ft_dagster.workspace.kept_training import clear_scratch, fetch_checkpoints
 
+        if not are_placed(self.settings, self.spec):  # into the folder of all nodes
+            clear_scratch(self.settings, self.key)
         fetch_checkpoints(self, run_dir, left_at, asked)
 
     def output_of_try(self, run_dir: Path) -> Path:

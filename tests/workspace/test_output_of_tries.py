@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -10,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.host_settings import RAY_JOB
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
 from ft_dagster.training.checkpoints import MANIFEST
-from ft_dagster.workspace.kept_training import begin_anew
+from ft_dagster.workspace.kept_training import begin_anew, clear_scratch
 
 
 def write(file: Path, text: str = "") -> None:
@@ -104,3 +109,27 @@ def interrupted(act: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
         return act(*arguments, **named)
 
     return acts
+
+
+def test_a_nodes_disk_keeps_nothing_for_long_of_trainings_that_went_on_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tenants").mkdir()
+    monkeypatch.setenv("FT_DAGSTER_WORK", str(tmp_path / "work"))
+    settings = load_settings(tmp_path)
+    folders = {}
+    for variant, days in {"acme.left": 8, "acme.young": 6, "acme.own": 8}.items():
+        folders[variant] = tmp_path / "work/runs" / variant / "fine_tuned_model-0123456789abcdef"
+        leave(folders[variant] / "output", 3)
+        at = time.time() - days * 86_400
+        for path in (folders[variant], *folders[variant].rglob("*")):
+            os.utime(path, (at, at))
+
+    def stand() -> set[str]:
+        return {variant for variant, folder in folders.items() if folder.exists()}
+
+    clear_scratch(settings, VariantKey.parse("acme.own"))
+    assert stand() == {*folders}  # a host has somebody who looks after it
+    monkeypatch.setenv(RAY_JOB, "0f1e2d3c")
+    clear_scratch(settings, VariantKey.parse("acme.own"))
+    assert stand() == {"acme.young", "acme.own"}
