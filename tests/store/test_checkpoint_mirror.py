@@ -96,6 +96,30 @@ def test_a_training_goes_on_elsewhere_from_all_that_was_kept(any_store: Store, t
     assert on(any_store, tmp_path / "third").steps == []
 
 
+def test_what_a_training_left_that_was_ordered_from_a_cluster_is_gone_on_from_and_all_forgotten(
+    any_store: Store, tmp_path: Path
+) -> None:
+    """As stores have it from when trainings alone were sent away: an order, no run.json, and a list of the
+    output where the node had ended.
+    """
+    node = Host(any_store, tmp_path / "node")
+    node.save(50)
+    assert node.mirror.keep()
+    any_store.remove([f"{PLACE}/run.json"])
+    attempt = "0" * 32
+    order = {"schema_version": 2, "attempt": attempt, "module": "ft_dagster.training", "request": {}}
+    any_store.write_json(f"{PLACE}/order.json", order)
+    any_store.write_json(f"{PLACE}/written-{attempt}.json", {"exit_code": 75, "files": {}})
+    any_store.write(f"{PLACE}/output/result.json", b"{}")
+    host = on(any_store, tmp_path / "host")
+    assert host.steps == [50]
+    assert (host.folder / "output/evidence/log.jsonl").read_text() == "50\n"
+    found = {str(file.relative_to(host.folder)) for file in host.folder.rglob("*.json")}
+    assert found == {f"output/checkpoints/checkpoint-50/{MANIFEST}"}
+    forget(any_store, PLACE)
+    assert any_store.files_below(PLACE) == {}
+
+
 def test_older_checkpoints_are_sent_first_and_what_makes_one_whole_last(
     s3_server: S3Server, tmp_path: Path
 ) -> None:

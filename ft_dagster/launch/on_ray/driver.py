@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -35,6 +35,7 @@ from ft_dagster.launch.on_ray.waiting import why
 from ft_dagster.program import write_json
 
 SECONDS_BETWEEN_REASONS = 10.0  # why it still waits
+UNREACHED_SECONDS = 60.0  # for which a node may be out of reach, as while a network is mended
 
 
 class Poll(NamedTuple):
@@ -63,7 +64,6 @@ class NodeActor:
         self._program: StartedProgram | None = None
         self._code: int | None = None
         self._printed = Path()
-        self._read = 0
 
     def meeting_point(self) -> str:
         """Return an address of this node at which the others can find it."""
@@ -99,13 +99,12 @@ class NodeActor:
         else:
             Thread(target=self._program.cancel, daemon=True).start()
 
-    def poll(self) -> Poll:
+    def poll(self, read: int) -> Poll:
+        """Tell what came after so many bytes: an answer that is lost is asked for again."""
         code = self._code  # before what it printed: nothing comes after it
         with self._printed.open("rb") as file:
-            file.seek(self._read)
-            printed = file.read()
-        self._read += len(printed)
-        return Poll(printed, code)
+            file.seek(read)
+            return Poll(file.read(), code)
 
 
 class Nodes:
@@ -114,6 +113,8 @@ class Nodes:
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = actors
         self._ids = ray.get([actor.node_id.remote() for actor in actors])
+        self._read = [0] * len(actors)  # bytes of what each printed
+        self._heard = [time.monotonic()] * len(actors)
         self.codes: dict[int, int] = {}
 
     def begin(self, run_dir: Path, told: Mapping[str, Any]) -> None:
@@ -133,16 +134,20 @@ class Nodes:
                 actor.stop.remote(int(number))
 
     def poll(self) -> None:
-        """Print what they print; a node that is lost has ended with 75."""
+        """Print what they print; a node that is lost, or out of reach for long, has ended with 75."""
         for index, actor in enumerate(self._actors):
             if index in self.codes:
                 continue
             try:
-                told = ray.get(actor.poll.remote())
+                told = ray.get(actor.poll.remote(self._read[index]))
             except RayError as error:
-                say(f"node {self._ids[index][:12]} is lost: {str(error).splitlines()[0]}")
-                self.codes[index] = TRANSIENT
+                away = isinstance(error, ActorUnavailableError)  # of one that is lost Ray says that it died
+                if not away or time.monotonic() - self._heard[index] > UNREACHED_SECONDS:
+                    say(f"node {self._ids[index][:12]} is lost: {str(error).splitlines()[0]}")
+                    self.codes[index] = TRANSIENT
                 continue
+            self._heard[index] = time.monotonic()
+            self._read[index] += len(told.printed)
             sys.stdout.buffer.write(told.printed)
             sys.stdout.buffer.flush()
             if told.code is not None:

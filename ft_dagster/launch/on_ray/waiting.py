@@ -12,7 +12,7 @@ def why(needs: Amounts, nodes: Sequence[Amounts], count: int = 1) -> str:
     way out.
     """
     each = f"{'a node' if count == 1 else f'{count} nodes'} with {_said(needs)}"
-    if sum(_has(node, needs) for node in nodes) >= count:
+    if sum(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in nodes) >= count:
         return f"it starts once {each} {'is' if count == 1 else 'are'} free (`ray status` shows what is used)"
     there = "; ".join(sorted({_said({name: node.get(name, 0.0) for name in needs}) for node in nodes}))
     return (
@@ -20,10 +20,6 @@ def why(needs: Amounts, nodes: Sequence[Amounts], count: int = 1) -> str:
         "cancel the run and ask for less: in its declaration's `resources`, or in the settings `cluster` and "
         "`ray`"
     )
-
-
-def _has(node: Amounts, needs: Amounts) -> bool:
-    return all(node.get(name, 0.0) >= amount for name, amount in needs.items())
 
 
 def _said(amounts: Amounts) -> str:
