@@ -8,6 +8,7 @@ the queue. By what this launcher says, Dagster's run monitoring ends such a run,
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -21,10 +22,13 @@ from ft_dagster.dagster_private import (
     EngineEventData,
     GrpcServerCodeLocation,
     IWorkspaceProcessContext,
+    JobFailureData,
     LaunchRunContext,
     ManagedGrpcPythonEnvCodeLocationOrigin,
+    RunFailureReason,
     WorkerStatus,
 )
+from ft_dagster.errors import UserError
 
 LAUNCHER = {
     "module": __name__,
@@ -55,11 +59,17 @@ class KnownProcess(NamedTuple):
 
 
 class HostRunLauncher(dg.DefaultRunLauncher):
-    """Launches runs as `DefaultRunLauncher` does, and first notes the host in the run's log."""
+    """Launches runs as `DefaultRunLauncher` does, and first notes the host in the run's log. One that the
+    settings of its project send to a cluster it fails: here it would find no GPU, or take those of this host.
+    """
 
     _workspace: IWorkspaceProcessContext[Any] | None = None  # of the daemon, once it launched a run
 
     def launch_run(self, context: LaunchRunContext) -> None:
+        if (elsewhere := _refused(context.dagster_run)) is not None:
+            hopeless = JobFailureData(error=None, failure_reason=RunFailureReason.STEP_FAILURE)
+            self._instance.report_run_failed(context.dagster_run, str(elsewhere), hopeless)
+            return
         if context.workspace is not None:
             self._workspace = context.workspace.process_context
         host = here()
@@ -150,6 +160,26 @@ def _is_alive(pid: int, told: float) -> bool:
         return False
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # the 22nd field of all
     return fields[0] not in "ZX" and started < told + CLOCK_SECONDS
+
+
+def _refused(run: dg.DagsterRun) -> UserError | None:
+    """Return why a tenant's run is not started here, by the tag that the coordinator wrote; None if it is."""
+    from ft_dagster.automation import run_pods
+    from ft_dagster.automation.ray import order
+
+    pod, job = (json.loads(run.tags.get(name) or "{}") for name in (run_pods.CONFIG, order.CONFIG))
+    if run_pods.is_of_a_tenant(pod):
+        setting, launcher, what = "kubernetes", "RunPodLauncher", "pods of Kubernetes"
+    elif order.is_of_a_tenant(job):
+        setting, launcher, what = "ray", "RunJobLauncher", "jobs of Ray"
+    else:
+        return None
+    return UserError(
+        f"runs are {what} by the settings, and this instance starts them on its own host",
+        field="run_launcher",
+        fix=f"Have its dagster.yaml name {launcher} (docs/deploy.md#{setting}), or take `{setting}` out of "
+        "ft_dagster.yaml",
+    )
 
 
 def _is_started_here(context: LaunchRunContext) -> bool:

@@ -19,14 +19,18 @@ import psutil
 import pytest
 import yaml
 from dagster._core.events import EngineEventData
+from dagster._core.launcher import LaunchRunContext
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster._daemon.monitoring import execute_run_monitoring_iteration
 
-from ft_dagster.automation.processes.instance import failure_of, launch, opened, write_home
+from ft_dagster.automation import run_pods
+from ft_dagster.automation.processes.instance import failure_of, launch, open_instance, opened, write_home
+from ft_dagster.automation.ray import order as ray_order
 from ft_dagster.automation.run_launcher import Machine, here, process_of, tell_launch
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.strict_json import dumps
 from tests.automation.declarations import declare
 from tests.e2e.instance import BIN, running, wait_until
 from tests.e2e.project import command_environment
@@ -262,3 +266,34 @@ def test_a_launcher_that_a_platform_chose_stays(tmp_path: Path) -> None:
     with opened(tmp_path) as instance:
         assert not instance.run_launcher.supports_check_run_worker_health
         assert not instance.run_monitoring_enabled
+
+
+@pytest.mark.parametrize(
+    ("settings", "launcher", "setting"),
+    [
+        ({"ray": {}}, "RunJobLauncher", "ray"),
+        ({"kubernetes": {}, "work": "/work", "store": "s3://models/x"}, "RunPodLauncher", "kubernetes"),
+    ],
+)
+def test_a_run_that_the_settings_send_to_a_cluster_is_not_started_on_this_host(
+    tmp_path: Path, settings: dict[str, Any], launcher: str, setting: str
+) -> None:
+    """As where ft_dagster.yaml was written for the cluster, and dagster.yaml is still that of one machine."""
+    declare(tmp_path, str(KEY))
+    (tmp_path / "ft_dagster.yaml").write_text(yaml.safe_dump(settings))
+    loaded = load_settings(tmp_path)
+    one = Declarations(loaded.project).declared(KEY)
+    tag = (
+        {ray_order.CONFIG: dumps(ray_order.job_of(loaded, "run", KEY.tenant, one, computes=True))}
+        if setting == "ray"
+        else run_pods.written(run_pods.pod_of(loaded, KEY.tenant, one, computes=True), {})
+    )
+    with open_instance(loaded) as instance:
+        run = instance.create_run_for_job(nothing, tags=tag)
+        instance.run_launcher.launch_run(LaunchRunContext(run, None))
+        failed = present(instance.get_run_by_id(run.run_id))
+        assert failed.status == STATUS.FAILURE
+        assert failed.tags.get("dagster/will_retry") != "true"
+        said = " ".join(str(entry.message) for entry in instance.all_logs(run.run_id))
+        assert f"Have its dagster.yaml name {launcher}" in said
+        assert f"take `{setting}` out" in said

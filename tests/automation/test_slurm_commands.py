@@ -167,6 +167,9 @@ def test_a_controller_that_is_away_is_no_mistake(tmp_path: Path, monkeypatch: py
     [
         ("Zero Bytes were transmitted or received", True),
         ("Controller is in standby mode, try a different controller", True),
+        ("Batch job submission failed: Resource temporarily unavailable", True),
+        ("Munge encode failed: Failed to access munge.socket.2", True),
+        ("Batch job submission failed: Protocol authentication error", True),
         ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", False),
     ],
 )

@@ -16,7 +16,8 @@ from ft_dagster.spec.variant import ResourcesSpec
 CONFIG = "run_launcher.config"  # of an instance's dagster.yaml
 PATIENCE = 30.0  # seconds for a command
 SILENT = re.compile(
-    r"unable to contact|connect failure|timed out|connection refused|zero bytes were transmitted|standby",
+    r"unable to contact|connect failure|timed out|connection refused|zero bytes were transmitted|standby"
+    r"|temporarily|munge|authentication",
     re.IGNORECASE,
 )
 MOST_NAMES = 500  # in one command
