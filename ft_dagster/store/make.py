@@ -53,6 +53,10 @@ class Recipe:
 Claiming = Callable[[], AbstractContextManager[Callable[[], None]]]
 
 
+def _nobody_hears() -> None:
+    pass
+
+
 @contextmanager
 def unclaimed() -> Iterator[Callable[[], None]]:
     """Claim nothing: of two hosts that build the same key at once both work, and one commits."""
@@ -65,18 +69,21 @@ def make_artifact(
     recipe: Recipe,
     build: Callable[[Attempt], Mapping[str, object]],
     claiming: Claiming = unclaimed,
+    *,
+    waits: Callable[[], None] = _nobody_hears,
 ) -> Artifact:
     """Return the artifact of `recipe`: the committed one, else what `build` writes into an attempt.
 
     `build` fills `attempt.payload` and `attempt.evidence` and returns the manifest's figures. When it
     raises, nothing of the attempt stays. Two runs of this host never build the same key at once. What is
     being removed is made again; what it is made from is kept meanwhile. `claiming` waits for other hosts, and
-    gives what raises where the attempt may not be committed any more.
+    gives what raises where the attempt may not be committed any more. `waits`: called where another process
+    of this host, or of one that shares the work folder, builds the key.
     """
     standing = find_artifact(store, recipe.place)
     if standing and keep(store, standing):
         return standing
-    with host_lock(work, recipe.place.path), claiming() as may_commit:
+    with host_lock(work, recipe.place.path, waits), claiming() as may_commit:
         standing = _kept(store, recipe.place)
         if standing is not None:
             return standing
@@ -156,12 +163,18 @@ def keep_source(store: Store) -> str:
 
 
 @contextmanager
-def host_lock(work: Path, name: str) -> Iterator[None]:
-    """Hold a lock of this host by name; it ends with the process, however that ends."""
+def host_lock(work: Path, name: str, waits: Callable[[], None] = _nobody_hears) -> Iterator[None]:
+    """Hold a lock of this host by name; it ends with the process, however that ends. `waits`: called where
+    another process holds it.
+    """
     path = _lock_file(work, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

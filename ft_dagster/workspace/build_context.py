@@ -190,7 +190,9 @@ class BuildContext:
             self._workspace.left_by_nodes(attempt, part),
         )
         output = run_dir / "output"
-        output.mkdir(parents=True, exist_ok=True)
+        if not output.exists():
+            output.unlink(missing_ok=True)  # a link to a try, of which somebody removed that alone
+            output.mkdir(parents=True)
         if program == TRAINING:
             self._workspace.recall(run_dir, left_at, request(output))
         if leased:

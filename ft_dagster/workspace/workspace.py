@@ -334,8 +334,10 @@ class Workspace:
             partial(_claiming, self, place, context) if TRAINING in stage.programs else unclaimed
         )
         turns = Past.made_beside.__name__ in stage.asks
-        with host_lock(work, f"{self.key.tenant}/{stage.name}/{place.key}") if turns else nullcontext():
-            artifact = make_artifact(self.store, work, recipe, build, claiming)
+        waits = partial(self._say_wait, stage.name)
+        turn = f"{self.key.tenant}/{stage.name}/{place.key}"
+        with host_lock(work, turn, waits) if turns else nullcontext():
+            artifact = make_artifact(self.store, work, recipe, build, claiming, waits=waits)
         for run_dir, left_at in context.finished.items():
             shutil.rmtree(run_dir, ignore_errors=True)
             if left_at and self.mirrors_checkpoints:
@@ -343,6 +345,9 @@ class Workspace:
         how = "reused, no work done" if artifact.reused else "made"
         self.run.say(f"{stage.name} {artifact.digest[:12]} {how}")
         return artifact
+
+    def _say_wait(self, stage: str) -> None:
+        self.run.say(f"another process makes this {stage} in {self.settings.work_folder}: it is waited for")
 
     def _standing(self, stage: Stage[I], recipe: Recipe) -> Artifact:
         """Return what stands under the key, and is the newest of its stage. Raises UserError."""
@@ -367,10 +372,9 @@ class Workspace:
         """Have in a training's folder what its newest try on another host left in the store, and room for it
         on a node. `asked`: of it, as far as is known without that.
         """
-        from ft_dagster.launch.choice import are_placed
         from ft_dagster.workspace.kept_training import clear_scratch, fetch_checkpoints
 
-        if not are_placed(self.settings, self.spec):  # into the folder of all nodes
+        if self.settings.ray is not None and self.spec.resources.nodes == 1:  # several have one folder
             clear_scratch(self.settings, self.key)
         fetch_checkpoints(self, run_dir, left_at, asked)
 

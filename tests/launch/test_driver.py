@@ -32,7 +32,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch, *answers: Callable[[int], Any]) -> No
         node_id=SimpleNamespace(remote=lambda: lambda: "a node"), poll=SimpleNamespace(remote=poll)
     )
     monkeypatch.setattr(
-        driver.ray, "get", lambda asked: [one() for one in asked] if isinstance(asked, list) else asked()
+        "ray.get", lambda asked: [one() for one in asked] if isinstance(asked, list) else asked()
     )
     return Nodes([actor])
 

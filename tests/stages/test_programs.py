@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -89,6 +91,19 @@ def test_a_stages_second_program_runs_in_a_folder_of_its_own(
     assert first.parent == second.parent
 
 
+def test_a_folder_of_tries_of_which_a_half_was_removed_stops_no_try(
+    desk: Callable[[AtOnce], Workspace], tmp_path: Path
+) -> None:
+    launcher = AtOnce({"status": "done", "figures": {}})
+    workspace = desk(launcher)
+    attempt = Attempt(Place(KEY.prefix, "model_export", "0" * 64), "attempt", tmp_path / "attempt", True)
+    run_dir = workspace.run_dir(attempt)
+    run_dir.mkdir(parents=True)
+    (run_dir / "output").symlink_to("output-01234567")
+    BuildContext(workspace).run("export", attempt, asked, leased=False)
+    assert launcher.run_dirs == [run_dir]
+
+
 @dataclass(frozen=True)
 class Nothing:
     """What a stage is made from that reads nothing."""
@@ -123,3 +138,24 @@ def test_what_a_program_left_is_kept_until_it_is_committed(
     workspace.make(stage)
     assert launcher.run_dirs == [run_dir, run_dir]
     assert not run_dir.exists()
+
+
+def test_a_run_that_waits_for_another_of_the_same_work_folder_says_so(
+    desk: Callable[[AtOnce], Workspace],
+) -> None:
+    launcher, told = AtOnce({"status": "done", "figures": {}}), SimpleQueue[str]()
+    workspace = desk(launcher)
+    workspace = replace(workspace, run=replace(workspace.run, say=told.put))
+    stage = Stage(
+        TRAINING_PLAN,
+        reads=(),
+        fields=(),
+        inputs=lambda view: Nothing(),
+        build=lambda inputs, context, attempt: context.run("training", attempt, asked, leased=False),
+    )
+    place = workspace.recipe(stage)[0].place
+    with ThreadPoolExecutor(1) as pool, make.host_lock(workspace.settings.work_folder, place.path):
+        made = pool.submit(workspace.make, stage)
+        assert "another process makes this training_plan" in told.get(timeout=60)
+        assert launcher.run_dirs == []
+    assert made.result(60).place == place

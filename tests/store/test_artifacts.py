@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, NoReturn
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import PREDICATE, STATEMENT
 from ft_dagster.store import Attempt, Place, Store, find_artifact, read_head, verify_artifact, write_head
-from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.store.make import Recipe, host_lock, make_artifact
 from tests.present import present
 
 RECIPE = Recipe("task_dataset", "tenants/acme/support", {"sources": "a" * 64}, {"data": 1}, "acme.support")
@@ -40,6 +42,15 @@ def test_an_artifact_is_found_again_by_its_inputs_and_not_built_twice(
     assert (first.reused, second.reused) == (False, True)
     assert first.digest == second.digest
     assert second.figures == {"rows": 1}
+
+
+def test_who_waits_for_another_that_builds_the_same_is_told(any_store: Store, tmp_path: Path) -> None:
+    told = Event()
+    with ThreadPoolExecutor(1) as pool, host_lock(tmp_path, RECIPE.place.path):
+        made = pool.submit(make_artifact, any_store, tmp_path, RECIPE, builder(), waits=told.set)
+        assert told.wait(60)
+        assert not made.done()
+    assert made.result(60).figures == {"rows": 1}
 
 
 def test_its_files_come_back_whole(any_store: Store, tmp_path: Path) -> None:
