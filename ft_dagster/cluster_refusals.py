@@ -17,7 +17,9 @@ from ft_dagster.settings import FILE, Settings
 # In the names of options of file systems that are credentials.
 SECRETS = ("key", "secret", "token", "passw", "username", "authorization", "credential", "cookie")
 NO_SECRETS = ("ssekmskeyid",)  # names a key that S3 has
-VARIABLE = re.compile(r"(^|_)(key|key_id|token|secret)$|password$|passwd$|.pwd$", re.IGNORECASE)
+VARIABLE = re.compile(
+    r"(^|_)(key|key_id|tokens?|secrets?|pass|pat)$|apikey$|password$|passphrase$|passwd$|.pwd$", re.IGNORECASE
+)
 IN_ADDRESS = re.compile(r"(?<!ssh)://[^/\s@]*@")  # a user of SSH is no secret
 
 

@@ -50,6 +50,8 @@ def test_what_is_no_credential_is_passed() -> None:
     [
         ("WANDB_API_KEY", "sesame"), ("HF_TOKEN", "sesame"), ("AWS_ACCESS_KEY_ID", "sesame"),
         ("db_password", "sesame"), ("PGPASSWORD", "sesame"), ("MYSQL_PWD", "sesame"), ("HTTPS_PROXY", "http://acme:sesame@proxy:3128"),
+        ("DB_PASS", "sesame"), ("OPENAI_APIKEY", "sesame"), ("GITHUB_PAT", "sesame"),
+        ("SSH_PASSPHRASE", "sesame"),
     ],
 )  # fmt: skip
 def test_secrets_in_the_environment_of_nodes_are_refused(name: str, value: str) -> None:
@@ -64,6 +66,7 @@ def test_other_variables_are_not() -> None:
         "NCCL_SOCKET_IFNAME": "eth0",
         "TOKENIZERS_PARALLELISM": "false",
         "NCCL_IB_PKEY": "1",
+        "NUMBA_BYPASS": "1",
         "HTTPS_PROXY": "http://proxy:3128",
         "AWS_PROFILE": "acme",
         "WORKERS": 4,
