@@ -33,7 +33,6 @@ from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 from ft_dagster.automation.clusters import watch
 from ft_dagster.automation.run_pods import CONFIG, RESOURCES, pod_of, written
 from ft_dagster.automation.tags import variant_tags
-from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 from tests.automation.declarations import declare
@@ -50,8 +49,8 @@ DEPLOY = ROOT / "deploy" / "kubernetes"
 ACCOUNT = "dagster:dagster"
 NAMESPACES = ("dagster", "training", "training-acme")
 USER = 1000  # of deploy/Dockerfile
-STARTING = dg.DagsterRunStatus.STARTING
 Json = dict[str, Any]
+STARTING, FAILURE = dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.FAILURE
 
 
 def rules() -> list[Json]:
@@ -217,9 +216,23 @@ def test_dagsters_own_launcher_cannot_make_it_in_the_tenants_namespace(cluster: 
 def test_a_run_whose_pod_nobody_described_is_not_launched(cluster: Cluster) -> None:
     for said in ({}, {CONFIG: "{}"}):
         run = cluster.run({**variant_tags(VariantKey("acme", "support"), "ui"), **said})
-        with pytest.raises(UserError, match="nothing says what the pod of this run is"):
-            cluster.launcher.launch_run(LaunchRunContext(run, None))
+        cluster.launcher.launch_run(LaunchRunContext(run, None))
+        assert any("nothing says what the pod of this run is" in line for line in told(cluster, run))
+        failed = present(cluster.instance.get_run_by_id(run.run_id))
+        assert (failed.status, failed.tags["dagster/will_retry"]) == (FAILURE, "false")
     assert cluster.api.jobs == {}
+
+
+def test_a_job_that_the_api_server_does_not_take_fails_its_run_in_a_line_and_is_made_again(
+    cluster: Cluster,
+) -> None:
+    run = cluster.run(cluster.tags())
+    cluster.api.silent = True
+    cluster.launcher.launch_run(LaunchRunContext(run, None))
+    assert any(line.startswith("Kubernetes took no Job of it: 503") for line in told(cluster, run))
+    assert not any("Traceback" in line for line in told(cluster, run))
+    failed = present(cluster.instance.get_run_by_id(run.run_id))
+    assert (failed.status, failed.tags["dagster/will_retry"]) == (FAILURE, "true")
 
 
 def test_the_rules_allow_each_call_of_a_runs_life_and_none_is_to_spare(cluster: Cluster) -> None:

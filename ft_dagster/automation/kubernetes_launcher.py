@@ -21,7 +21,13 @@ from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import get_job_name_from_run_id
 from kubernetes.client.rest import ApiException
 
-from ft_dagster.automation.clusters.waiting import JOB, TellsWaiting, WaitingRun, said
+from ft_dagster.automation.clusters.waiting import (
+    JOB,
+    TellsWaiting,
+    WaitingRun,
+    fail_for_good,
+    said,
+)
 from ft_dagster.automation.clusters.watch import EndsJobs
 from ft_dagster.automation.run_pods import CONFIG, is_of_a_tenant, namespace_in
 from ft_dagster.automation.tags import NOBODY, TENANT
@@ -51,6 +57,20 @@ class RunPodLauncher(K8sRunLauncher, TellsWaiting, EndsJobs):
         return context if namespace is None else context.merge(K8sContainerContext(namespace=namespace))
 
     def launch_run(self, context: LaunchRunContext) -> None:
+        """Make a run's Job, or fail the run in one line; Dagster runs it again, unless that mends nothing."""
+        run = context.dagster_run
+        try:
+            self._make_job(context)
+        except UserError as error:
+            fail_for_good(run, self._instance, error)
+        except Exception as error:
+            why = _first(error.__cause__ or error)
+            self._instance.report_run_failed(run, f"Kubernetes took no Job of it: {why}")
+        else:
+            job, namespace = self._place_of(run)
+            said(run, self._instance, f"Its Job is {job} in the namespace {namespace}", {JOB: job})
+
+    def _make_job(self, context: LaunchRunContext) -> None:
         run = context.dagster_run
         if run.tags.get(TENANT, NOBODY) != NOBODY and not is_of_a_tenant(_pod(run)):
             raise UserError(
@@ -60,8 +80,6 @@ class RunPodLauncher(K8sRunLauncher, TellsWaiting, EndsJobs):
                 "(deploy/kubernetes/values.yaml), and start the run again",
             )
         super().launch_run(context)
-        job, namespace = self._place_of(run)
-        said(run, self._instance, f"Its Job is {job} in the namespace {namespace}", {JOB: job})
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return RUNNING while the API server does not answer: Dagster ends a run of WorkerStatus.UNKNOWN,
@@ -173,7 +191,7 @@ def _asked(ask: Callable[..., Any], *given: Any, **named: Any) -> Any:
     return ask(*given, **{**named, "_request_timeout": named.get("_request_timeout") or PATIENCE})
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     """Return what an error says in one line: the client's have all of an answer in them."""
     if isinstance(error, ApiException):
         return f"{error.status} {error.reason}"

@@ -16,16 +16,15 @@ from typing import Any, Literal, NamedTuple
 
 import dagster as dg
 
+from ft_dagster.automation.clusters.waiting import fail_for_good
 from ft_dagster.automation.patience import START_SECONDS
 from ft_dagster.dagster_private import (
     CheckRunHealthResult,
     EngineEventData,
     GrpcServerCodeLocation,
     IWorkspaceProcessContext,
-    JobFailureData,
     LaunchRunContext,
     ManagedGrpcPythonEnvCodeLocationOrigin,
-    RunFailureReason,
     WorkerStatus,
 )
 from ft_dagster.errors import UserError
@@ -67,8 +66,7 @@ class HostRunLauncher(dg.DefaultRunLauncher):
 
     def launch_run(self, context: LaunchRunContext) -> None:
         if (elsewhere := _refused(context.dagster_run)) is not None:
-            hopeless = JobFailureData(error=None, failure_reason=RunFailureReason.STEP_FAILURE)
-            self._instance.report_run_failed(context.dagster_run, str(elsewhere), hopeless)
+            fail_for_good(context.dagster_run, self._instance, elsewhere)
             return
         if context.workspace is not None:
             self._workspace = context.workspace.process_context

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.on_disk import draft_in, put, put_new
+from ft_dagster.files import draft_in, put, put_new
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.strict_json import dumps, loads
 

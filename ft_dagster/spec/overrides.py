@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ft_dagster.errors import UserError
-from ft_dagster.on_disk import draft_in, put
+from ft_dagster.files import draft_in, put
 from ft_dagster.spec.declarations import unfit
 from ft_dagster.spec.load import SHORTHANDS, Declared, load_variant
 from ft_dagster.spec.validation import CALLED

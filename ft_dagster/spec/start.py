@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ft_dagster.errors import UserError
-from ft_dagster.on_disk import new_file
+from ft_dagster.files import new_file
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.policy import POLICY_FILE
 

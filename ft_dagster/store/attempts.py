@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from ft_dagster.errors import UserError
-from ft_dagster.on_disk import sync_below
+from ft_dagster.files import sync_below
 from ft_dagster.provenance.digest import FileDigest, hash_folder
 from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, stated, transfers

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import fsspec
 
 from ft_dagster.errors import UserError
-from ft_dagster.on_disk import draft_in, put, put_new, write_whole
+from ft_dagster.files import draft_in, put, put_new, write_whole
 from ft_dagster.provenance.digest import files_below, no_file
 from ft_dagster.store import recall
 from ft_dagster.store.exclusive import RemoteCreation

@@ -23,8 +23,8 @@ from ft_dagster.audit.index.follow import MALFORMED, indexed_members, problem_of
 from ft_dagster.audit.index.index import Indexed, created, digest_of, tenant_of
 from ft_dagster.audit.verify.store_files import RESTORE, problems_around
 from ft_dagster.errors import UserError
+from ft_dagster.files import write_whole
 from ft_dagster.lineage.graph import inputs_of, missing
-from ft_dagster.on_disk import write_whole
 from ft_dagster.records.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE

@@ -9,7 +9,8 @@ from typing import ClassVar, NamedTuple
 
 import dagster as dg
 
-from ft_dagster.dagster_private import EngineEventData
+from ft_dagster.dagster_private import EngineEventData, JobFailureData, RunFailureReason
+from ft_dagster.errors import UserError
 
 JOB, REASON, ENDED = "job", "waits_for", "asked_to_end"  # what lines in a run's log tell
 STARTING = dg.DagsterRunStatus.STARTING
@@ -78,6 +79,12 @@ def said(run: dg.DagsterRun, instance: dg.DagsterInstance, message: str, told: M
     """Say something of a run's job in the run's log. `told`: what a later look finds again."""
     data = EngineEventData({name: dg.MetadataValue.text(value) for name, value in told.items()})
     instance.report_engine_event(message, run, data)
+
+
+def fail_for_good(run: dg.DagsterRun, instance: dg.DagsterInstance, error: UserError) -> None:
+    """Fail a run in one line. Dagster does not run it again, which would mend nothing."""
+    hopeless = JobFailureData(error=None, failure_reason=RunFailureReason.STEP_FAILURE)
+    instance.report_run_failed(run, str(error), hopeless)
 
 
 def newest(instance: dg.DagsterInstance, run: dg.DagsterRun, name: str) -> Told | None:

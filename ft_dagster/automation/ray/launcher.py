@@ -22,7 +22,15 @@ from dagster_ray.configs import RayJobSubmissionClientConfig
 from dagster_ray.core.run_launcher import RayRunLauncher, get_job_submission_id_from_run_id
 
 from ft_dagster.automation.clusters.command import command_of, environment_of
-from ft_dagster.automation.clusters.waiting import ENDED, JOB, TellsWaiting, WaitingRun, newest, said
+from ft_dagster.automation.clusters.waiting import (
+    ENDED,
+    JOB,
+    TellsWaiting,
+    WaitingRun,
+    fail_for_good,
+    newest,
+    said,
+)
 from ft_dagster.automation.clusters.watch import EndsJobs
 from ft_dagster.automation.ray.head import Unknown, answered, client_of, first_line
 from ft_dagster.automation.ray.order import CONFIG, is_of_a_tenant, needs_of
@@ -31,9 +39,7 @@ from ft_dagster.automation.tags import NOBODY, TENANT
 from ft_dagster.dagster_private import (
     CheckRunHealthResult,
     ConfigurableClassData,
-    JobFailureData,
     LaunchRunContext,
-    RunFailureReason,
     WorkerStatus,
 )
 from ft_dagster.errors import UserError
@@ -78,8 +84,7 @@ class RunJobLauncher(RayRunLauncher, TellsWaiting, EndsJobs):
         try:
             self._submit(run)
         except UserError as error:
-            hopeless = JobFailureData(error=None, failure_reason=RunFailureReason.STEP_FAILURE)
-            self._instance.report_run_failed(run, str(error), hopeless)
+            fail_for_good(run, self._instance, error)
         except OSError as error:
             why = f"The Ray head at {self.address} does not answer: {first_line(str(error))}"
             self._instance.report_run_failed(run, why)

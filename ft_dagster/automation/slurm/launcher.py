@@ -13,7 +13,15 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.automation.clusters.waiting import ENDED, JOB, TellsWaiting, WaitingRun, newest, said
+from ft_dagster.automation.clusters.waiting import (
+    ENDED,
+    JOB,
+    TellsWaiting,
+    WaitingRun,
+    fail_for_good,
+    newest,
+    said,
+)
 from ft_dagster.automation.clusters.watch import EndsJobs
 from ft_dagster.automation.coordinator import own_assets
 from ft_dagster.automation.slurm import commands as slurm
@@ -23,9 +31,7 @@ from ft_dagster.dagster_private import (
     CheckRunHealthResult,
     ConfigurableClass,
     ConfigurableClassData,
-    JobFailureData,
     LaunchRunContext,
-    RunFailureReason,
     RunLauncher,
     WorkerStatus,
 )
@@ -68,8 +74,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
         try:
             job = self._submitted(run, project)
         except UserError as error:
-            hopeless = JobFailureData(error=None, failure_reason=RunFailureReason.STEP_FAILURE)
-            self._instance.report_run_failed(run, str(error), hopeless)
+            fail_for_good(run, self._instance, error)
         except slurm.SlurmError as error:
             self._instance.report_run_failed(run, f"Slurm took no job of it: {error}")
         else:
@@ -107,7 +112,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
         ended = self._end(run, jobs)
         if ended and all(job.state in slurm.WAITING for job in jobs):  # no process of it can say so
             self._instance.report_run_canceled(run)
-        return bool(jobs)
+        return True
 
     def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
         """End jobs that nobody has ended, and again those that outlived their end."""

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from ft_dagster.errors import UserError
-from ft_dagster.on_disk import draft_in, put, write_whole
+from ft_dagster.files import draft_in, put, write_whole
 from ft_dagster.roots import UPSTREAM
 from ft_dagster.spec.data import ASSET, ASSET_KEY
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.on_disk import new_file
+from ft_dagster.files import new_file
 from ft_dagster.spec.keys import VariantKey
 
 

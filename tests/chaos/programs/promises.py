@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.sources.upstream import Materialization, take_snapshot
+from ft_dagster.files import new_file
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.log import append, read_log
-from ft_dagster.on_disk import new_file
 from ft_dagster.records.record_keys import keys_of, rotate
 from ft_dagster.store import Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
-from ft_dagster.on_disk import new_file
+from ft_dagster.files import new_file
 from ft_dagster.spec import VariantKey, load_variant, start
 from tests.versions.imports.imported import (
     chat,
