@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -177,13 +178,21 @@ def outside(value: str, *, file: object = None, field: str | None = None, base: 
     there.
     """
     where = "sources.allow or sources.bases" if base else "sources.allow"
-    return UserError(
-        OUTSIDE,
-        file=file,
-        field=field,
-        value=value,
-        fix=f"Name one below its roots, or let the platform add the folder to {where} in ft_dagster.yaml",
-    )
+    fix = f"Name one below its roots, or let the platform add the folder to {where} in ft_dagster.yaml"
+    return UserError(OUTSIDE, file=file, field=field, value=value, fix=of_elsewhere(value) or fix)
+
+
+def of_elsewhere(place: str) -> str | None:
+    """Return how a place is written here that a shell, a browser or Windows would understand; else None."""
+    if place.startswith("~"):
+        return "Write the whole path: ~ is not replaced by a home folder here"
+    if found := re.match(r"https?://(?:www\.)?huggingface\.co/(?:datasets/)?([\w.-]+/[\w.-]+)", place):
+        return f"Write the repository alone: {found[1]}"
+    if re.match(r"[A-Za-z]:[\\/](?!/)", place):
+        return "That is a path of Windows: write where it lies on this machine"
+    if is_address(place):
+        return "Of addresses only s3:// is read: download it, and name the file or folder"
+    return None
 
 
 def is_address(place: str) -> bool:

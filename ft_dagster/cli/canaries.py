@@ -22,13 +22,13 @@ def plant(
     context: typer.Context,
     corpus: Annotated[str, typer.Argument(help="Name of corpora/<name>.yaml", metavar="CORPUS")],
     count: Annotated[
-        int | None, typer.Option(help="Canaries of each number of repeats; left out: 20", metavar="N")
+        int | None, typer.Option(help="Canaries for each number of repeats; 20 unless given", metavar="N")
     ] = None,
     repeats: Annotated[
         list[int] | None,
         typer.Option(
-            help="How often each of them stands in the corpus; may be given several times; left "
-            "out: 1, 4 and 16",
+            help="How often each of them stands in the corpus; may be given several times; 1, 4 and 16 "
+            "unless given",
             metavar="N",
         ),
     ] = None,
@@ -37,8 +37,8 @@ def plant(
     """Declare the platform's canaries in a general corpus, unless it has some.
 
     The next run, or materializing general_corpus, makes the corpus with them: secrets that follow from the
-    platform's key, which nobody is shown. Models on it are then asked for them. A second time it changes
-    nothing.
+    platform's key, which nobody is shown. Models that train on the corpus are then asked for them. A second
+    call changes nothing.
     """
     from ft_dagster.versions.planting import plant
 

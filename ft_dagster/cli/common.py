@@ -80,16 +80,23 @@ Key = Annotated[
 ]
 Keys = Annotated[
     list[str] | None,
-    typer.Argument(help="Variants, as tenant.variant", metavar="[VARIANT]...", autocompletion=declared_keys),
+    typer.Argument(help="Variants, as tenant.variant", metavar="VARIANT", autocompletion=declared_keys),
 ]
 SomeKeys = Annotated[
     list[str],
-    typer.Argument(help="Variants, as tenant.variant", metavar="VARIANT...", autocompletion=declared_keys),
+    typer.Argument(help="Variants, as tenant.variant", metavar="VARIANT", autocompletion=declared_keys),
 ]
 MaybeKey = Annotated[
     str | None,
     typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT", autocompletion=declared_keys),
 ]
+
+
+def one_of(choices: Iterable[str]) -> str:
+    """Return the values of an option as its help shows them: words, of which a narrow terminal cuts none."""
+    return " | ".join(choices)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else")]
 
 

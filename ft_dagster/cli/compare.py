@@ -37,9 +37,9 @@ ABREAST = 3  # variants in a table of 80 columns
 
 @app.command(rich_help_panel=JUDGING)
 def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -> None:
-    """Compare base and tuned model: what came of it, a few answers, every rule of the gate, what to do next.
+    """Compare base and tuned model: the result, a few answers, every rule of the gate, and what to do next.
 
-    Answers are shown for one variant, where its declaration lets rows be shown (data.samples: metadata).
+    Answers are shown if one variant is named and its declaration lets rows be shown (data.samples: metadata).
     """
     from ft_dagster.gate.memorization.memorization import memorization_figures, memorization_lines
     from ft_dagster.gate.prompted import prompted_sentences

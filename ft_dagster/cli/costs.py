@@ -23,6 +23,7 @@ from ft_dagster.cli.common import (
     escape,
     keys_of,
     load_settings,
+    one_of,
     out,
     print_json,
     show,
@@ -47,16 +48,19 @@ DAYS = date(1970, 1, 1), date(9998, 12, 31)  # between which everything was made
 @app.command(rich_help_panel=RUNNING)
 def cost(
     context: typer.Context,
-    by: Annotated[CostBy, typer.Option(help="What a row is")] = CostBy.TENANT,
-    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone")] = None,
+    by: Annotated[
+        CostBy, typer.Option(help="What each row stands for", metavar=one_of(CostBy))
+    ] = CostBy.TENANT,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's")] = None,
     since: Annotated[str | None, typer.Option(help="From this day on, as 2026-03-01")] = None,
-    until: Annotated[str | None, typer.Option(help="Up to this day and with it")] = None,
+    until: Annotated[str | None, typer.Option(help="Up to this day, including it")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what trainings, evaluations and exports took, in hours and dollars, beside what plans estimated.
 
-    By the store's manifests, each counted when it was made; days and months are those of fleet.timezone.
-    `--tenant` also says what its retrains were charged of its budget.
+    The figures come from the store's manifests, each counted on the day it was made. Days and months are
+    those of fleet.timezone. With `--tenant` it also says what the tenant's retrains were charged to its
+    budget.
     """
     from ft_dagster.fleet.due.costs import cost_row, cost_rows, read_costs
     from ft_dagster.planning.hardware.catalogue import load_catalogue
@@ -164,11 +168,12 @@ def metrics(
     ] = LOOPBACK,
     port: Annotated[int, typer.Option(min=1, max=65_535)] = 9465,
     every: Annotated[float, typer.Option(min=5, max=86_400, help="Seconds between two readings")] = 60.0,
-    once: Annotated[bool, typer.Option("--once", help="Print the figures, and end")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the figures once, and end")] = False,
 ) -> None:
     """Serve figures for Prometheus: costs by tenant, queue, devices, failures, variants by state.
 
-    Read again and again, and served from what was read last, until Ctrl-C.
+    The figures are read again at an interval (--every); a request gets those of the last reading. Ctrl-C ends
+    it.
     """
     from ft_dagster.automation.metrics import read_figures, serve
     from ft_dagster.automation.processes.instance import open_instance
@@ -194,7 +199,7 @@ def metrics(
 def upgrade(
     context: typer.Context,
     variants: Keys = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be made again")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be made again")] = False,
     keep: Annotated[
         bool,
         typer.Option(
@@ -202,17 +207,19 @@ def upgrade(
             help="Declare data.render: plain for these variants, whose prompts were trained as plain text",
         ),
     ] = False,
-    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's")] = None,
     share: Annotated[
-        float | None, typer.Option(help="Above 0, to 1: print an order for so much of the fleet, canaries")
+        float | None,
+        typer.Option(help="Print an order for this share of the fleet, to try it first: above 0, at most 1"),
     ] = None,
-    days: Annotated[float, typer.Option(min=0.01, max=3650, help="Until that order's deadline")] = 7.0,
+    days: Annotated[float, typer.Option(min=0.01, max=3650, help="Days until that order's deadline")] = 7.0,
     as_json: Json = False,
 ) -> None:
-    """Show what this version would make again of what older ones made, for whom, at what cost.
+    """Show which results of older versions this version would make again, for whom, and at what cost.
 
-    Nothing is made again by itself, and nothing by this command: a run does it, or an order to the fleet.
-    Only --keep-rendering writes anything: into declarations, that prompts stay the plain text that they were.
+    Neither an upgrade nor this command makes anything again: only a run does, or an order to the fleet. Only
+    --keep-rendering writes anything: into declarations, so that their prompts stay the plain text that they
+    were.
     """
     from ft_dagster.fleet.upgrade import as_yaml, order_for, plan_upgrade
 

@@ -54,10 +54,10 @@ def check(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read declarations, their sources, corpora, tasks and base models; report all mistakes found, at once.
+    """Read declarations, their sources, corpora, tasks and base models, and report all mistakes at once.
 
-    One that is wrong stops no other: those that are wrong are named at the end. The exit code is 1 where
-    others are right, and 2 where none is.
+    A wrong declaration does not stop the others; the wrong ones are named at the end. The exit code is 1 if
+    some declarations are wrong, and 2 if all are.
     """
     from ft_dagster.versions.check import Looks, check_variant
 
@@ -136,9 +136,13 @@ def _named(one: dict[str, Any]) -> str:
 
 @app.command(rich_help_panel=DECLARING)
 def schema(
-    corpus: Annotated[bool, typer.Option("--corpus", help="Of corpora/<name>.yaml instead")] = False,
-    installation: Annotated[bool, typer.Option("--settings", help="Of ft_dagster.yaml instead")] = False,
-    policy: Annotated[bool, typer.Option("--policy", help="Of policy.yaml instead")] = False,
+    corpus: Annotated[
+        bool, typer.Option("--corpus", help="The schema of corpora/<name>.yaml instead")
+    ] = False,
+    installation: Annotated[
+        bool, typer.Option("--settings", help="The schema of ft_dagster.yaml instead")
+    ] = False,
+    policy: Annotated[bool, typer.Option("--policy", help="The schema of policy.yaml instead")] = False,
 ) -> None:
     """Print the JSON Schema of a declaration, with which an editor completes and checks the file."""
     from ft_dagster.settings import Settings
@@ -160,10 +164,10 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show every value of a declaration and where it came from: the file, the defaults, or built in.
+    """Show every value of a declaration and where it comes from: the file, the defaults, or built in.
 
-    With --row, show a row as the base's template renders it: trained (green, « » where there are no colours),
-    context (dim), cut off (red, ✂ ✂).
+    With --row, show a row as the base's template renders it: trained text is green (« » without colours),
+    context is dim, and text that is cut off is red (✂ ✂).
     """
     if row is not None:
         _show_row(context, variant, row, as_json)

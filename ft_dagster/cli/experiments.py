@@ -18,6 +18,7 @@ from ft_dagster.cli.common import (
     escape,
     load_settings,
     load_variant,
+    one_of,
     out,
     print_json,
     show,
@@ -35,11 +36,11 @@ AtOnce = Annotated[
         "--at-once",
         min=1,
         max=1000,
-        help="So many runs at once: side by side as far as this host has devices for their trainings, which "
-        "else take turns on one loaded base",
+        help="Runs at once. They train side by side while this host has devices; the others take turns on"
+        " one loaded base",
     ),
 ]
-Budgeted = typer.Option("--budget", help="flops=2e14 or minutes=3", metavar="flops=N|minutes=N")
+Budgeted = typer.Option("--budget", help="flops=2e14 or minutes=3", metavar=one_of(("flops=N", "minutes=N")))
 
 
 @app.command(rich_help_panel=JUDGING)
@@ -53,9 +54,9 @@ def bakeoff(
 ) -> None:
     """Train one variant by several methods at equal FLOPs or equal time, and judge them side by side.
 
-    FLOPs are counted by torch over the batches that will be trained on; minutes are those of the optimizer
-    steps, at the speed of a short training. The variant's own models and releases are left alone. The same
-    command goes on where it was ended. Exits with 1 if a method failed.
+    FLOPs are counted by torch over the batches that will be trained on; minutes count the optimizer steps
+    alone, at the speed of a short training. The variant's own models and releases are left alone. If the
+    command was ended, the same command goes on from there. Exits with 1 if a method failed.
     """
     from ft_dagster.automation.experiments import bakeoff as bakeoffs
     from ft_dagster.automation.experiments.budget import Budget
@@ -89,7 +90,9 @@ def sweep(
     context: typer.Context,
     variant: Key,
     sets: Annotated[list[str], typer.Option("--set", help="field=value,value; may be repeated")],
-    runs: Annotated[int, typer.Option(min=1, max=1000, help="Of a larger grid, this many are drawn")] = 15,
+    runs: Annotated[
+        int, typer.Option(min=1, max=1000, help="Most runs; of a larger grid this many are drawn")
+    ] = 15,
     budget: Annotated[str | None, Budgeted] = None,
     at_once: AtOnce = 1,
     seed: Annotated[int, typer.Option(min=0, help="Draws the runs of a grid larger than --runs")] = 0,
@@ -99,13 +102,13 @@ def sweep(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Try several values of a variant's settings, rank the runs, and write the winner back.
+    """Try several values of a variant's settings, and rank the runs; --write writes the winner back.
 
-    Ranked by the task's metric among the runs for which the general rules of the gate hold; where they hold
-    for none, by validation loss. After three finished runs, a training gives up where its validation loss is
-    above their median. --budget is for all runs together. The same command goes on where it was ended.
-    Runs are asked questions that judge nothing: `run` then reuses the winner's model, and judges it. Exits
-    with 1 if no run was finished.
+    Runs that pass the general rules of the gate are ranked by the task's metric; if none does, all are ranked
+    by validation loss. After three finished runs, a training gives up if its validation loss is above their
+    median. --budget is for all runs together. If the command was ended, the same command goes on from there.
+    The questions that rank the runs judge no release: `run` then reuses the winner's model, and judges it.
+    Exits with 1 if no run finished.
     """
     from ft_dagster.automation.experiments import sweep as sweeps
     from ft_dagster.automation.experiments.budget import Budget

@@ -11,15 +11,13 @@ import typer
 from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import RUNNING, Json, escape, load_settings, out, print_json, show_rows
 
-fleet = typer.Typer(help="Retrains of all variants: when, why, at what cost.", no_args_is_help=True)
+fleet = typer.Typer(help="Retrains of all variants: what is due, why, at what cost.", no_args_is_help=True)
 app.add_typer(fleet, name="fleet", rich_help_panel=RUNNING)
 
 
 @app.command(rich_help_panel=RUNNING)
 def gpus(context: typer.Context, as_json: Json = False) -> None:
-    """Show the devices of this host (GPUs, or CPU slots where there is none): who holds, who waits, and
-    why.
-    """
+    """Show this host's devices (GPUs, or CPU slots if it has none): who holds them, who waits, and why."""
     from ft_dagster.launch.leases import of_host
     from ft_dagster.report.tables.gpus import COLUMNS, status_rows
 
@@ -33,12 +31,13 @@ def gpus(context: typer.Context, as_json: Json = False) -> None:
 @fleet.command("due")
 def due_now(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is due now: why, how urgent it is, what it is expected to cost, and why it is not started.
+    """Show which variants are due for a retrain: why, how urgent, at what expected cost, and why not yet
+    started.
 
-    By what the sensor's last tick knew; nothing is asked for.
+    This is what the sensor's last tick knew; the command starts nothing.
     """
     from ft_dagster.automation.fleet_table import open_fleet
     from ft_dagster.automation.processes.instance import open_instance
@@ -70,13 +69,13 @@ def due_now(
 def rebuild(
     context: typer.Context,
     empty_store: Annotated[
-        bool, typer.Option("--empty-store", help="The store is new, and may hold nothing of what was made")
+        bool, typer.Option("--empty-store", help="The store is new: it may lack what was made")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make the fleet's table again, from declarations, runs and store. It is only ever a memory of these.
+    """Make the fleet's table again from declarations, runs and store, of which it is only a copy.
 
-    For a table that was lost, damaged, or written by another version. The sensor may run meanwhile.
+    Use it if the table was lost, damaged, or written by another version. The sensor may run meanwhile.
     """
     from ft_dagster.automation.due import rebuild_fleet
     from ft_dagster.automation.processes.instance import open_instance

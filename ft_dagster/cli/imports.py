@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from ft_dagster.versions.imports.project import Imported, ImportRequest, Origin
 
 imports = typer.Typer(
-    help="Take over the files of another service or program: rows, hyperparameters, configurations.",
+    help="Take over rows, hyperparameters and configurations from another service or program.",
     no_args_is_help=True,
 )
 app.add_typer(imports, name="import", rich_help_panel=DECLARING)
 Base = Annotated[
-    str | None, typer.Option(help="Local folder, hub id or s3:// prefix, in place of what the files name")
+    str | None,
+    typer.Option(help="Local folder, hub id or s3:// prefix, instead of the base that the files name"),
 ]
 Variant = Annotated[str, typer.Option(help="tenant.variant")]
 Allowed = Annotated[int, typer.Option(min=0, help="How many fields and rows may be dropped; more is refused")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would become of each field, write nothing")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would become of each field; write nothing")]
 
 
 @imports.command()
@@ -39,14 +40,16 @@ def openai(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Import rows and a job of OpenAI's fine-tuning; its models are closed, so name a base by --base-model.
+    """Import chat rows and a job of OpenAI's fine-tuning. Its models are closed: name a base by --base-model.
 
-    Files are told apart by what is in them. Rows with tools, calls, weights and names are kept as they are,
-    former fields (functions, function_call) written as those of today. Preference pairs go into a file of
-    their own and count as dropped. A job's hyperparameters are read in both of their shapes.
+    Files are recognized by their content. Rows with tools, calls, weights and names are kept as they are; the
+    older fields functions and function_call are written as tools and tool_calls. Preference pairs go into a
+    file of their own and count as dropped. A job's hyperparameters are read in both forms that the service
+    has used.
 
-    Each field is carried, changed or dropped, with a reason. Where more is dropped than --allow-dropped says,
-    nothing is written. What is there already is never overwritten, and a second call changes nothing.
+    Each field is carried, changed or dropped, and the reason is printed. If more is dropped than
+    --allow-dropped allows, nothing is written. Existing files are never overwritten, and a second call
+    changes nothing.
     """
     _import(context, "openai", files, base_model, variant, allow_dropped, dry_run, as_json)
 
@@ -61,11 +64,12 @@ def axolotl(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Import a configuration of Axolotl. Paths in it count from this folder, as they do there; rows stay
+    """Import a configuration of Axolotl. Its paths count from the current folder, as in Axolotl; rows stay
     where they are.
 
-    Each field is carried, changed or dropped, with a reason. Where more is dropped than --allow-dropped says,
-    nothing is written. What is there already is never overwritten, and a second call changes nothing.
+    Each field is carried, changed or dropped, and the reason is printed. If more is dropped than
+    --allow-dropped allows, nothing is written. Existing files are never overwritten, and a second call
+    changes nothing.
     """
     _import(context, "axolotl", [file], base_model, variant, allow_dropped, dry_run, as_json)
 
@@ -80,11 +84,14 @@ def llamafactory(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Import a configuration of LLaMA-Factory, with dataset_info.json from its dataset_dir (data, unless it
-    says another). Paths count from this folder, as they do there; rows stay where they are.
+    """Import a configuration of LLaMA-Factory. Its paths count from the current folder, as in LLaMA-Factory;
+    rows stay where they are.
 
-    Each field is carried, changed or dropped, with a reason. Where more is dropped than --allow-dropped says,
-    nothing is written. What is there already is never overwritten, and a second call changes nothing.
+    dataset_info.json is read from the configuration's dataset_dir, or from `data` if it names none.
+
+    Each field is carried, changed or dropped, and the reason is printed. If more is dropped than
+    --allow-dropped allows, nothing is written. Existing files are never overwritten, and a second call
+    changes nothing.
     """
     _import(context, "llamafactory", [file], base_model, variant, allow_dropped, dry_run, as_json)
 

@@ -38,21 +38,21 @@ Picture = Annotated[
 def plan(
     context: typer.Context,
     variant: Key,
-    gpus: Annotated[
-        str | None, typer.Option(help="Such as 2xA100-80GB; left out: what this host has")
-    ] = None,
+    gpus: Annotated[str | None, typer.Option(help="Such as 2xA100-80GB; this host's unless given")] = None,
     picture: Picture = None,
     ask_base: Annotated[
         bool,
-        typer.Option("--ask-base", help="Ask the base with 0, 4 and 8 examples in its prompt, unless it was"),
+        typer.Option(
+            "--ask-base", help="Ask the base with 0, 4 and 8 examples in its prompt, if it was not asked yet"
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the plan of a variant as it would be made now: method, memory, time, cost, each with its reason.
+    """Show a variant's plan as it would be made now: method, memory, time and cost, each with its reason.
 
-    Nothing is trained or kept; with `--ask-base` the base's answers are, and the rows made for them. Before
-    the variant has a mixture, its size is estimated from a sample of the sources. After 3 s each step is said
-    on stderr. Exits with 1 if it does not fit.
+    Nothing is trained or kept, but for the base's answers and the rows they need with `--ask-base`. Until the
+    variant has a mixture, its size is estimated from a sample of the sources. After 3 s each step is reported
+    on stderr. Exits with 1 if the training does not fit.
     """
     from ft_dagster.planning.hardware.catalogue import load_catalogue
     from ft_dagster.planning.parallel import in_own_process
@@ -135,36 +135,38 @@ def _show(document: SurveyDocument) -> None:
 @app.command(rich_help_panel=PLANNING)
 def recommend(
     context: typer.Context,
-    examples: Annotated[int, typer.Option(help="Training examples")],
+    examples: Annotated[int, typer.Option(help="How many training examples")],
     model: Annotated[
         str | None, typer.Option(help="A config.json, its folder, or a shipped name such as Llama-3-8B")
     ] = None,
-    params: Annotated[float | None, typer.Option(help="Its size instead, such as 13e9")] = None,
-    gpus: Annotated[
-        str | None, typer.Option(help="Such as 2xA100-80GB; left out: what this host has")
-    ] = None,
+    params: Annotated[float | None, typer.Option(help="Its parameters instead, such as 13e9")] = None,
+    gpus: Annotated[str | None, typer.Option(help="Such as 2xA100-80GB; this host's unless given")] = None,
     objective: Annotated[str, typer.Option(help=known())] = DEFAULT,
     general_share: Annotated[
-        float, typer.Option(help="Of general data mixed in; 0: general ability need not be kept")
+        float, typer.Option(help="Share of general data; 0: general ability need not be kept")
     ] = 0.08,
-    method: Annotated[str | None, typer.Option(help="Hold this one against the best")] = None,
-    variants: Annotated[int, typer.Option(help="On the same base, this one among them")] = 1,
-    budget: Annotated[float | None, typer.Option(help="USD for one training and its evaluation")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Hours for one training and its evaluation")] = None,
+    method: Annotated[str | None, typer.Option(help="Compare this method with the best")] = None,
+    variants: Annotated[int, typer.Option(help="How many variants share the base, this one included")] = 1,
+    budget: Annotated[float | None, typer.Option(help="Most USD for one training and its evaluation")] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Most hours for one training and its evaluation")
+    ] = None,
     serving: Annotated[
         str | None, typer.Option(help="adapters: one base with all; copies: a model each")
     ] = None,
     new_tokens: Annotated[int, typer.Option(min=0, help="Tokens added to the vocabulary")] = 0,
-    tokens_per_example: Annotated[float, typer.Option(help="Prompt and answer")] = 250.0,
-    max_length: Annotated[int, typer.Option(help="Tokens of a row")] = 1024,
-    micro_batch: Annotated[int | None, typer.Option(min=1, help="Rows; left out: what fits")] = None,
+    tokens_per_example: Annotated[float, typer.Option(help="Tokens of prompt and answer together")] = 250.0,
+    max_length: Annotated[int, typer.Option(help="Most tokens of a row")] = 1024,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Rows a device takes at once; what fits unless given")
+    ] = None,
     picture: Picture = None,
     as_json: Json = False,
 ) -> None:
-    """Recommend a method, and say whether it fits and what it will cost: all methods ranked, with reasons.
+    """Rank all methods, with reasons, and say whether the best one fits and what it costs.
 
-    Memory is that of a dry run of the training step on the model's shapes, without its weights; time is
-    counted FLOPs over a stated share of the card's peak. Exits with 1 if nothing fits.
+    Memory comes from a dry run of the training step on the model's shapes, without its weights. Time is the
+    counted FLOPs divided by a stated share of the card's peak. Exits with 1 if nothing fits.
     """
     from ft_dagster.planning.hardware.catalogue import load_catalogue
     from ft_dagster.planning.parallel import in_own_process

@@ -14,25 +14,31 @@ from ft_dagster.cli.common import DECLARING, Json, out, print_json, tell
 
 @app.command(rich_help_panel=DECLARING)
 def init(
-    folder: Annotated[Path | None, typer.Argument(help="The project folder to make; else project")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="The project's folder; `project` unless given")
+    ] = None,
     base_model: Annotated[str | None, typer.Option(help="Local folder, hub id or s3:// prefix")] = None,
     data: Annotated[
         str | None, typer.Option(help="The tenant's rows: file, folder, glob, s3:// or hub id")
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="tenant.variant; else acme.support")] = None,
-    question: Annotated[str | None, typer.Option(help="The column that asks; else by its name")] = None,
-    answer: Annotated[str | None, typer.Option(help="The column that is learned; else by its name")] = None,
-    text: Annotated[str | None, typer.Option(help="The column of raw text, in place of both")] = None,
+    variant: Annotated[str | None, typer.Option(help="tenant.variant; acme.support unless given")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Column of the question; found by its name unless given")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="Column of the answer; found by its name unless given")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Column of raw text, instead of both")] = None,
     as_json: Json = False,
 ) -> None:
-    """Start a project: settings, policy, defaults for all tenants, a first declaration. Never overwrites.
+    """Start a project: settings, policy, defaults for all tenants and a first declaration. Never overwrites.
 
     The declaration is inferred from the first 20,000 rows: columns, objective, how answers are scored, and
-    splits by which so many rows can decide. In a terminal what is not given is asked, each question with
-    what was inferred as its answer. A base in a folder is measured; one of the hub is not read.
+    how many rows judge the model. In a terminal `init` asks for what is not given, and offers what it
+    inferred as the answer. A base in a folder is measured; one on the hub is not read.
 
-    The paths of base and rows count from the folder in which this is called, and must be there; the
-    declaration names them from the project. Those outside of it are added to what its tenants may read.
+    The paths of base and rows count from the current folder, and must exist; in the declaration they count
+    from the project. Paths outside the project are added to what its tenants may read.
     """
     from ft_dagster.cli.first_questions import FirstAnswers
     from ft_dagster.report.sentences.next_step import next_of_project

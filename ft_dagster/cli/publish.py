@@ -30,14 +30,17 @@ def publish(
     variant: Key,
     folder: Annotated[Path | None, typer.Option(help="An empty folder, or one to be made")] = None,
     hub: Annotated[str | None, typer.Option(help="A repository of the model hub, org/name")] = None,
-    version: Annotated[int | None, typer.Option(help="Left out: the one in production")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Which version; the one in production unless given")
+    ] = None,
     public: Annotated[bool, typer.Option("--public", help="To a repository that everybody reads")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a released version with its card and certificate to a folder or a repository of a model hub.
+    """Write a released version, with its card and certificate, to a folder or to a repository on a model hub.
 
-    The bytes are hashed again first, and it is asked whether it may be served today. A repository is private,
-    or made so, unless --public, and then holds that version alone; HF_TOKEN is whose.
+    Its bytes are hashed again first, and a version that may not be served today is refused. A repository is
+    private, or made so, unless --public is given, and then holds that version alone. HF_TOKEN is the token of
+    its account.
     """
     from ft_dagster.export.publish import publish_to_folder, publish_to_hub
     from ft_dagster.stages.judging.may_serve import refuse_unserved
@@ -64,7 +67,7 @@ def register(
     every: Annotated[bool, typer.Option("--all", help="All declared variants")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring MLflow's model registry (registry.mlflow of the settings) to what the release logs say.
+    """Update MLflow's model registry (registry.mlflow in the settings) from the release logs.
 
     The sensor `registered_releases` does the same after each release, promotion and rollback. It adds what is
     missing, and moves the aliases `production` and `candidate`.

@@ -34,26 +34,28 @@ if TYPE_CHECKING:
     from ft_dagster.settings import Settings
     from ft_dagster.spec import Declared
 
-By = Annotated[str | None, typer.Option(help="Who does it; left out: the user of this process")]
+By = Annotated[str | None, typer.Option(help="Who does it; the user of this process unless given")]
 
 
 @app.command(rich_help_panel=RELEASING)
 def release(
     context: typer.Context,
     variant: Key,
-    version: Annotated[int | None, typer.Option(help="Left out: the newest, the candidate")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Which version; the newest (the candidate) unless given")
+    ] = None,
     by: By = None,
     reason: Annotated[str, typer.Option(help="Kept in the log")] = "",
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also one that was rolled back, or a parent of it; needs --reason"),
+        typer.Option("--force", help="Even if it, or a parent of it, was rolled back; needs --reason"),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Put a released version into production: approve a candidate, or go forward again.
+    """Put a released version into production: approve a candidate, or go forward again after a rollback.
 
-    Only versions whose gate held are in the log. The bytes of the export are hashed again first, and it is
-    asked whether it may be served today.
+    Only versions that passed their gate are in the log. The export is hashed again first, and a version that
+    may not be served today is refused.
     """
     from ft_dagster.lineage.release import history as entries
     from ft_dagster.lineage.release import promote
@@ -75,18 +77,20 @@ def rollback(
     context: typer.Context,
     variant: Key,
     reason: Annotated[str, typer.Option(help="Kept in the log")],
-    to: Annotated[int | None, typer.Option(help="Version; left out: the one served before")] = None,
+    to: Annotated[int | None, typer.Option(help="Which version; the one served before unless given")] = None,
     by: By = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also to one that today's policy does not allow, by an approver of it"),
+        typer.Option(
+            "--force", help="Even if today's policy does not allow it; only for an approver of the policy"
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Put an earlier version into production again, if it may be served or is no worse than what is served.
 
-    It is recorded, and nothing is deleted. What was rolled back is not promoted again unless forced with a
-    reason.
+    The rollback is recorded, and nothing is deleted. The version that was rolled back is not promoted again
+    unless that is forced with a reason.
     """
     from ft_dagster.lineage.release import history, rollback
     from ft_dagster.lineage.served import to_go_back_to
@@ -102,7 +106,7 @@ def rollback(
 
 @app.command(rich_help_panel=RELEASING)
 def history(context: typer.Context, variant: Key, as_json: Json = False) -> None:
-    """Show everything that was released, promoted and rolled back, oldest first."""
+    """Show all releases, promotions and rollbacks of a variant, oldest first."""
     from ft_dagster.lineage.log import UNCOUNTED, read_log
     from ft_dagster.lineage.served import aliases
     from ft_dagster.report.figures import HISTORY, history_rows
@@ -197,15 +201,16 @@ def catalogue(
     context: typer.Context,
     folder: Annotated[
         Path | None,
-        typer.Option("--to", help="Write the files that servers take: here, a folder for each base"),
+        typer.Option(
+            "--to", help="Write the files that servers take to this folder, a folder in it for each base"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is in production, as servers take it: adapters by base and its quantization, and whole
-    models.
+    """Show what is in production, as servers take it: adapters by base and quantization, and whole models.
 
-    Without --to nothing is written. With it, each base gets vLLM's arguments, its calls for a server that
-    runs, an index of all adapters, and Python that loads them by transformers and PEFT.
+    Without --to nothing is written. With it each base gets vLLM's arguments, the calls for a server that
+    already runs, an index of all adapters, and Python that loads them with transformers and PEFT.
     """
     from ft_dagster.export.catalogue import VLLM_FILE
     from ft_dagster.export.catalogue import catalogue as files_of

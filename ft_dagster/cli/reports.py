@@ -22,23 +22,29 @@ def report(
     context: typer.Context,
     variant: MaybeKey = None,
     version: Annotated[
-        int | None, typer.Option(help="Left out: the newest; without any, the newest evaluation")
+        int | None,
+        typer.Option(
+            help="Which version; the newest unless given, or the newest evaluation if there is none"
+        ),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="OTHER", help="Side by side with 2, a version, or with VARIANT or VARIANT@2"),
+        typer.Option(metavar="OTHER", help="What to put beside it: 2 (a version), VARIANT or VARIANT@2"),
     ] = None,
-    fleet: Annotated[bool, typer.Option("--fleet", help="Of all variants, in place of one")] = False,
-    tenant: Annotated[str | None, typer.Option(help="With --fleet: of one tenant alone")] = None,
+    fleet: Annotated[bool, typer.Option("--fleet", help="All variants instead of one")] = False,
+    tenant: Annotated[str | None, typer.Option(help="With --fleet: only this tenant's")] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", help="The file to write; left out: named after what it is of, here")
+        Path | None,
+        typer.Option(
+            "--to", help="The file to write; unless given, one here that is named after its subject"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one page on a version, for who has no Dagster: made of what, how planned, trained and judged.
+    """Write one HTML page on a version, for people without Dagster: its data, plan, training and evaluation.
 
     With --against, two versions side by side; with --fleet, every variant with its state, verdict, gain and
-    cost. An HTML file that needs no network and prints as it stands.
+    cost. The page needs no network, and prints as it stands.
     """
     settings = load_settings(context.obj)
     if fleet:

@@ -52,18 +52,20 @@ def run(
     context: typer.Context,
     variants: Keys = None,
     every: Annotated[bool, typer.Option("--all", help="Every declared variant")] = False,
-    detach: Annotated[bool, typer.Option(help="Submit and leave; a running daemon takes them")] = False,
-    reason: Annotated[str, typer.Option(help="Tag on the runs: why")] = "cli",
-    rerun: Annotated[bool, typer.Option("--rerun", help="Start a run also where nothing changed")] = False,
+    detach: Annotated[
+        bool, typer.Option(help="Submit the runs and return; a running daemon starts them")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why, kept as a tag on the runs")] = "cli",
+    rerun: Annotated[bool, typer.Option("--rerun", help="Start a run even if nothing changed")] = False,
     as_json: Json = False,
 ) -> None:
     """Take variants through the whole graph, in the Dagster instance that the UI shows.
 
-    Unchanged stages are reused. Where nothing at all changed since the variant's newest run, none is started,
-    and that run is reported. A run of the same variant that is in progress is shown too, and the new one
-    comes after it. With --all a declaration that is wrong stops no other: it is left out and named at the
-    end, and the exit code is 1. Ctrl-C cancels the runs that are shown and waits until nothing of them is
-    left. Where this command is killed, or its terminal closed, the runs go on, and a further one shows them.
+    Unchanged stages are reused. If nothing changed since the variant's newest run, none is started, and that
+    run is reported. If a run of the variant is in progress, it is shown first, and the new one follows it.
+    With --all a wrong declaration does not stop the others: it is left out and named at the end, and the exit
+    code is 1. Ctrl-C cancels the runs that are shown and waits until none of their processes is left. If this
+    command is killed or its terminal closed, the runs go on; call it again to follow them.
     """
     from ft_dagster.automation.processes import instance as dagster_instance
 
@@ -199,13 +201,13 @@ def try_(
     max_new_tokens: Annotated[int, typer.Option(min=1, max=4096)] = 64,
     as_json: Json = False,
 ) -> None:
-    """Talk to a variant's model and to its base. Without a prompt it asks for one.
+    """Talk to a variant's model and to its base. Without a prompt it asks you for one.
 
-    Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or
-    as plain text where the rows were plain prompts or texts. A prompt of the file may come with what the
-    answer must say (`expected`): ✓ or ✗ then stands before each answer. A label, JSON or a query is right
-    where the evaluation says so (`evaluation.kind`); any other answer has to have each expected text in it,
-    word for word. Of an answer without a mark nothing is known.
+    Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or as
+    plain text where the rows were plain. A prompt in a file may say what its answer must contain
+    (`expected`): then ✓ or ✗ stands before each answer. A label, JSON or a query is marked by the rule of the
+    evaluation (`evaluation.kind`); any other answer must contain each expected text, word for word. An answer
+    without a mark was not checked.
     """
     from ft_dagster.data.rendering.chat_form import options_of
     from ft_dagster.evaluation.answers import PromptRequest, answer
@@ -248,10 +250,10 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
 ) -> None:
-    """Serve the fleet page and Dagster's UI, with the daemon, until Ctrl-C. Its address is printed.
+    """Serve the fleet page and Dagster's UI, with the daemon, until Ctrl-C. The address is printed.
 
     The fleet page shows each variant's state, what runs now, what waits for approval, costs and budgets; its
-    rows lead to the pages of a variant. Runs that were submitted go on after the command, and the daemon with
+    rows lead to the pages of a variant. Submitted runs go on after this command ends, and the daemon with
     them.
     """
     from ft_dagster.automation.processes.daemon import Daemon, own_daemon

@@ -5,7 +5,7 @@ next.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.table import Table
@@ -20,6 +20,7 @@ from ft_dagster.cli.common import (
     escape,
     keys_of,
     load_settings,
+    one_of,
     out,
     print_json,
     show,
@@ -40,11 +41,18 @@ WIDEST = (None, 13, 12, 10, 16)  # columns of a terminal, of each pair; the firs
 SHOWN = 100  # rows in a terminal
 GAP = "  "
 STYLE = {"bad": "red", "warn": "yellow", "good": "green", "": "dim"}
-Tenant = Annotated[str | None, typer.Option(help="Of one tenant alone")]
-Stale = Annotated[bool, typer.Option("--stale", help="Those that are out of date alone")]
-Failing = Annotated[bool, typer.Option("--failing", help="Those that fail or are parked alone")]
-Sort = Annotated[SortedBy, typer.Option(help="By what needs a person first, or as it is named")]
-Limit = Annotated[int | None, typer.Option(min=0, help=f"Rows at most; 0: all; {SHOWN} in a terminal")]
+Tenant = Annotated[str | None, typer.Option(help="Only this tenant's")]
+Stale = Annotated[bool, typer.Option("--stale", help="Only variants that are out of date")]
+Failing = Annotated[bool, typer.Option("--failing", help="Only variants that fail or are parked")]
+Sort = Annotated[
+    SortedBy,
+    typer.Option(
+        help="state: what needs a person first; else by this column", metavar=one_of(get_args(SortedBy))
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=0, help=f"Most rows; 0: all; in a terminal {SHOWN} unless given")
+]
 Exact = Annotated[bool, typer.Option("--exact", help="Read the store, however long it takes")]
 
 
@@ -60,10 +68,10 @@ def status(
     exact: Exact = False,
     as_json: Json = False,
 ) -> None:
-    """Show each variant's state and its cause, gains, age, cost, and the next retrain; what is broken.
+    """Show each variant's state and its cause, gains, age, cost and next retrain, and what is broken.
 
-    Up to 100 variants are read from the store now. Of more it says what the fleet's table knows, and from
-    when that is; so it is of runs either way.
+    Up to 100 variants are read from the store now. If there are more, the figures come from the fleet's
+    table, and the time of their reading is printed. What is said of runs always comes from that table.
     """
     from ft_dagster.fleet.status import FAILING, arranged, unserved_lines
     from ft_dagster.report.states import states_sentence

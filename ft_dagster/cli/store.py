@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ft_dagster.cli.commands import app
-from ft_dagster.cli.common import KEEPING, Json, escape, load_settings, out, print_json, show, tell
+from ft_dagster.cli.common import KEEPING, Json, escape, load_settings, one_of, out, print_json, show, tell
 from ft_dagster.errors import UserError
 from ft_dagster.row_choices import UsageBy
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ft_dagster.store.contents import Contents
 
 store = typer.Typer(
-    help="What lies in the store: what it occupies, what nothing needs, a copy of it.", no_args_is_help=True
+    help="The store: what it occupies, what nothing needs any more, copies of it.", no_args_is_help=True
 )
 app.add_typer(store, name="store", rich_help_panel=KEEPING)
 Options = Annotated[
@@ -55,14 +55,17 @@ GB = 1e9  # bytes
 @store.command()
 def du(
     context: typer.Context,
-    by: Annotated[UsageBy, typer.Option(help="What a row is")] = UsageBy.TENANT,
+    by: Annotated[
+        UsageBy, typer.Option(help="What each row stands for", metavar=one_of(UsageBy))
+    ] = UsageBy.TENANT,
     as_json: Json = False,
 ) -> None:
     """Show what each tenant, variant or stage occupies, and what that costs a month
     (storage_usd_per_gb_month).
 
-    Of it: what an older version of a stage made, copies of bases (`base_model.keep`), and attempts that were
-    never committed. Beside it: what this host keeps of bases, first looks at them and quantized ones.
+    Columns of their own say how much of it was made by older versions of stages, is a copy of a base
+    (`base_model.keep`), or was never committed. Below stands what this host keeps outside the store: bases,
+    first looks at them, and quantized ones.
     """
     from ft_dagster.report.figures import size
     from ft_dagster.store.contents import contents_of, usage
@@ -150,15 +153,16 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed")] = False,
     older_than: Annotated[
         float | None,
-        typer.Option(min=0, help="Hours, in place of retention.days; what was used since is left alone"),
+        typer.Option(min=0, help="Hours, instead of retention.days; what was used since then is left alone"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what nothing needs: no head, release or alias, no input of these (a parent, say), no running
-    attempt; what retention lets go; and on this host what is left of programs and attempts that nobody goes
-    on with, and first looks at bases and quantized bases that no training took for as long.
+    """Remove what nothing needs any more, as far as retention lets it go.
 
-    Manifests stay for ever, with the day of the removal. Exits with 1 where something could not be removed.
+    An artifact is needed by a head, a release or an alias, as an input of these (a parent, for example), or
+    by a running attempt. On this host the command also removes what is left of programs and attempts that
+    nobody goes on with, and first looks at bases and quantized bases that no training took for as long.
+    Manifests stay for ever, with the day of the removal. Exits with 1 if something could not be removed.
     """
     from rich.progress import track
 
@@ -311,9 +315,9 @@ def copy(
 ) -> None:
     """Copy a store, and verify each file of the copy by its digest.
 
-    Killed, or run twice, it goes on where it was and brings what came meanwhile. What retention removed in TO
-    is not brought back; what the project's retention keeps there is not replaced. An address has the
-    project's store_options, and over them those that are given here.
+    If it was killed, or is run again, it goes on where it was, and brings what was made meanwhile. What
+    retention removed in TO is not brought back; what the project's retention keeps there is not replaced.
+    Both addresses take the project's store_options, and over them the options that are given here.
     """
     from rich.progress import Progress
 

@@ -36,7 +36,7 @@ from ft_dagster.models.base_record import SCHEMA_VERSION, BaseRecord
 from ft_dagster.models.load_report import unused_tensors
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_json
 from ft_dagster.provenance.hash_cache import cached_sha256
-from ft_dagster.roots import Roots, outside
+from ft_dagster.roots import Roots, of_elsewhere, outside
 from ft_dagster.spec.variant import BaseModelSpec
 
 FIELD = "base_model"
@@ -239,6 +239,7 @@ def _check_folder(folder: Path, source: str, declared_in: object = None, roots: 
     names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if seen else []
     close = difflib.get_close_matches(folder.name, names, n=1)
     fix = f"Did you mean {parent / close[0]}?" if close else "Name a folder, a hub id or an s3:// prefix"
+    fix = of_elsewhere(source) or fix
     what = "a file, not a model folder" if folder.is_file() else what_is_there(folder, "base model folder")
     raise UserError(what, file=declared_in, field=f"{FIELD}.source", value=source, fix=fix)
 

@@ -13,6 +13,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from ft_dagster.spec.model import Fraction, SpecModel, former_auto, from_string
 
@@ -104,7 +105,10 @@ class SplitsSpec(SpecModel):
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> SplitsSpec:
         if self.validation + self.test >= 1:
-            raise ValueError("validation and test together must leave rows to train on")
+            fix = "Declare less than 1 for both together, such as validation: 0.1 and test: 0.2"
+            raise PydanticCustomError(
+                "shares", "validation and test together must leave rows to train on", {"fix": fix}
+            )
         return self
 
 

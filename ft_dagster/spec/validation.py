@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from datetime import date
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -27,6 +28,14 @@ CALLED = {  # what other programs, and people, call a field -> its name here
     "model": "base_model",
     "owner": "owners",
     "dataset": "data",
+}
+VALUES_CALLED = {  # in the same way, a value
+    "classification": "task_specific",
+    "sft": "instruction",
+    "chat": "instruction",
+    "pretraining": "domain_knowledge",
+    "accuracy": "label",
+    "exact_match": "label",
 }
 SEE_SCHEMA = "See `ft-dagster schema` for what the field takes"
 
@@ -88,12 +97,16 @@ def _problem(error: Any) -> str:
         return "unknown field"
     if error["type"] == "missing":
         return "needed, but not given"
+    if error["input"] is None:
+        return "no value stands there"
     message = str(error["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
+    message = re.sub(r"a valid dictionary or instance of \w+", "a mapping of fields", message)
     return message[0].lower() + message[1:]
 
 
 def _value(error: Any) -> object:
-    return None if error["type"] in ("missing", "extra_forbidden") else error["input"]
+    value = None if error["type"] in ("missing", "extra_forbidden") else error["input"]
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def _fix(model: type[BaseModel], path: list[Any], found: list[Any], otherwise: str) -> str:
@@ -121,16 +134,29 @@ def _elsewhere(kind: type[BaseModel], name: str) -> str | None:
 def _other_value(found: list[Any]) -> str | None:
     """Return how the value would be written right, where that can be told."""
     value, context = found[0]["input"], found[0].get("ctx", {})
+    if value is None:
+        return "Write one, or remove the line"
+    if found[0]["type"] == "string_type" and isinstance(value, bool | int | float | date):
+        return "Put it in quotes, so that it is a text"
+    if found[0]["type"] == "model_type" and isinstance(value, list | tuple):
+        return "Name one alone, without brackets or dashes"
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+,\d+\s*", value):
+        return f"Write {value.strip().replace(',', '.')}, with a point"
     if found[0]["type"] == "tuple_type" and isinstance(value, str | dict):
         return f"Write it as a list: [{value}]" if isinstance(value, str) else "Begin each entry with a dash"
     if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*%", value):
         return f"Write {float(value.strip().rstrip('% ')) / 100:g}"
-    if found[0]["type"] == "less_than_equal" and context.get("le") == 1 and value <= 100:
+    if context.get("le", context.get("lt")) == 1 and 1 < value <= 100:
         return f"Write {value / 100:g} for {value:g} percent"
     texts = [
         text for one in found for text in re.findall("'([^']*)'", str(one.get("ctx", {}).get("expected")))
     ]
-    return nearest(value.lower(), texts, "") if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    called = VALUES_CALLED.get(value.lower())
+    if called in texts:
+        return f"Did you mean {called}?"
+    return nearest(value.lower(), texts, "Write one of these" if texts else "")
 
 
 def is_default(model: type[BaseModel], field: str, value: Any) -> bool:

@@ -21,13 +21,15 @@ def crossings(
     context: typer.Context,
     tenant: Annotated[
         str | None,
-        typer.Option(help="Only pairs that this tenant is of", autocompletion=declaring_tenants),
+        typer.Option(help="Only pairs with this tenant", autocompletion=declaring_tenants),
     ] = None,
     save: Save = False,
     as_json: Json = False,
 ) -> None:
-    """Show whether a record of one tenant is in a mixture of another, from record trees alone: for who has
-    the keys of all tenants. Exit 1 where one is, or where something could not be looked through.
+    """Show whether a record of one tenant is in a mixture of another.
+
+    Record trees alone are compared, which takes the keys of all tenants. Exits with 1 if there is one, or if
+    something could not be compared.
     """
     from ft_dagster.audit import crossings as answers
 

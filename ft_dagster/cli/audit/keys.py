@@ -14,7 +14,7 @@ from ft_dagster.records import record_keys
 from ft_dagster.report.figures import counted
 
 key = typer.Typer(
-    help="The keys that order record trees: who has them, rotate, back up.", no_args_is_help=True
+    help="The keys that order record trees: list, rotate, back up, restore.", no_args_is_help=True
 )
 audit.add_typer(key, name="key")
 
@@ -47,7 +47,7 @@ def rotate(
     shared: Annotated[bool, typer.Option("--shared", help="The key of what all tenants share")] = False,
     as_json: Json = False,
 ) -> None:
-    """Put a new key before the old ones. The index is then made again; trees that stand keep their key."""
+    """Put a new key before the old ones. The index is made again; older record trees keep theirs."""
     if shared == (tenant is not None):
         raise UserError("whose key is not clear", value=tenant, fix="Name a tenant, or give --shared")
     owner = record_keys.SHARED_OWNER if tenant is None else _tenant(tenant)
@@ -65,12 +65,15 @@ def backup(
     file: Path,
     tenant: Annotated[
         str | None,
-        typer.Option(help="Those of a tenant and of what all share", autocompletion=declaring_tenants),
+        typer.Option(
+            help="Only the keys of this tenant and of what all tenants share",
+            autocompletion=declaring_tenants,
+        ),
     ] = None,
-    shared: Annotated[bool, typer.Option("--shared", help="That of what all tenants share")] = False,
+    shared: Annotated[bool, typer.Option("--shared", help="Only the key of what all tenants share")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write all keys into one file of this user alone. Keep it where the store is not."""
+    """Write all keys into one file that only this user can read. Keep it away from the store."""
     whose = None if tenant is None and not shared else [record_keys.SHARED_OWNER]
     if tenant is not None:
         whose = [record_keys.SHARED_OWNER, _tenant(tenant)]

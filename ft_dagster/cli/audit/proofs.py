@@ -35,15 +35,17 @@ if TYPE_CHECKING:
 @audit.command()
 def verify(
     context: typer.Context,
-    digest: Annotated[str | None, typer.Argument(help="Of artifacts; with --all: everything")] = None,
+    digest: Annotated[str | None, typer.Argument(help="The digest of an artifact; none with --all")] = None,
     every: Annotated[bool, typer.Option("--all", help="Everything, and the release logs")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Not on from a check that was ended")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="From the beginning, not from where an earlier check ended")
+    ] = False,
     tenant: ForTenant = None,
     save: Save = False,
     as_json: Json = False,
 ) -> None:
-    """Hash again, and check trees, ledgers, manifests, logs and the index; exit 1 if anything does not
-    hold.
+    """Hash stored files again; check record trees, ledgers, manifests, logs and the index. Exits with 1 if
+    any does not hold.
     """
     from ft_dagster.audit.verify import verify as checks
 
@@ -68,11 +70,11 @@ def prove(
     context: typer.Context,
     record: Record,
     model: Model,
-    to: Annotated[Path | None, typer.Option(help="The file to write; else it is printed")] = None,
+    to: Annotated[Path | None, typer.Option(help="The file to write; printed unless given")] = None,
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:
-    """Write a small file that shows a stranger that a model was trained on a record, or was not."""
+    """Write a small file that proves to a stranger that a model was trained on a record, or was not."""
     from ft_dagster.audit import sought_record
     from ft_dagster.audit.proofs import proofs
 
@@ -95,13 +97,13 @@ def prove(
 @audit.command("check")
 def check_proof(
     file: Annotated[Path, typer.Argument(help="What `audit prove` wrote")],
-    record: Annotated[str | None, typer.Option(help="The record that it is to be of")] = None,
+    record: Annotated[str | None, typer.Option(help="The record that it should be about")] = None,
     key_file: Annotated[
         Path | None, typer.Option("--key", help="The tenant's key file, for a proof of absence")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a proof by itself: needs no project and no store. Exit 1 where it shows nothing, as a proof of
+    """Check a proof by itself, without project and store. Exits with 1 if it proves nothing, as a proof of
     absence does without --key.
     """
     from ft_dagster.audit import sought_record

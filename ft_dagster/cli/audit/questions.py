@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from ft_dagster.audit.index.follow import Followed
 
 audit = typer.Typer(
-    help="Which records made a model, which models learned from a record, and whether all of it still holds.",
+    help="Find which records made a model and which models learned from a record; check that all of it "
+    "still holds.",
     no_args_is_help=True,
 )
 app.add_typer(audit, name="audit", rich_help_panel=KEEPING)
@@ -71,11 +72,12 @@ NOT_WHOLE = 1  # exit code of a check that found something
 ForTenant = Annotated[
     str | None,
     typer.Option(
-        "--tenant", help="Answer as to an auditor of this tenant alone", autocompletion=declaring_tenants
+        "--tenant", help="Answer as for an auditor of this tenant alone", autocompletion=declaring_tenants
     ),
 ]
 Record = Annotated[
-    str, typer.Argument(help="A text, a row as JSON, a file of one, or an identity", metavar="RECORD")
+    str,
+    typer.Argument(help="A text, a row as JSON, a file with one of these, or an identity", metavar="RECORD"),
 ]
 Model = Annotated[
     str,
@@ -85,7 +87,9 @@ Model = Annotated[
         autocompletion=declared_keys,
     ),
 ]
-To = Annotated[Path | None, typer.Option("--to", help="Write its training records there, one JSON a line")]
+To = Annotated[
+    Path | None, typer.Option("--to", help="Write its training records to this file, one JSON a line")
+]
 Save = Annotated[
     bool, typer.Option("--save", help="Keep the answer as a page, which the audit page of `ui` lists")
 ]
@@ -99,7 +103,9 @@ def record(
     near: Annotated[
         float | None,
         typer.Option(
-            min=0.05, max=1.0, help="Records nearly like it too, from this Jaccard similarity of word 5-grams"
+            min=0.05,
+            max=1.0,
+            help="Also records nearly like it, from this Jaccard similarity of word 5-grams on",
         ),
     ] = None,
     search: Annotated[
@@ -109,16 +115,17 @@ def record(
     within: Annotated[
         str | None,
         typer.Option(
-            help="Read the text of this tenant or tenant.variant alone", autocompletion=declared_keys
+            help="Search only the text of this tenant or tenant.variant", autocompletion=declared_keys
         ),
     ] = None,
     tenant: ForTenant = None,
     save: Save = False,
     as_json: Json = False,
 ) -> None:
-    """Show every data set, mixture, model, child, export and release that has a record, and how often it was
-    trained on; and every row, document, question and answer that contains it. Of one that nobody saw: what it
-    was held against, and that it is in none of it.
+    """Show everything that has a record: data sets, mixtures, models, children, exports and releases.
+
+    It says how often each model was trained on the record, and which rows, documents, questions and answers
+    contain it. If nothing has it, the answer names everything it was compared with.
     """
     from ft_dagster.audit import records, sought_record
     from ft_dagster.audit.proofs import absence
@@ -168,7 +175,7 @@ def model(
     save: Save = False,
     as_json: Json = False,
 ) -> None:
-    """Show all that made a model: sources, mixture, base, parents, recipe, code, evaluation, releases."""
+    """Show what made a model: sources, mixture, base, parents, recipe, code, evaluation, releases."""
     from ft_dagster.audit import models
 
     def answer(audit: Audit) -> tuple[ModelAnswer, RecordCounts]:
@@ -224,7 +231,7 @@ def source(
     save: Save = False,
     as_json: Json = False,
 ) -> None:
-    """Show all that came of a source."""
+    """Show everything that was made from a source."""
     from ft_dagster.audit import traces
 
     found: CameOf = ask(context, tenant, lambda audit: traces.source(audit, source))
@@ -248,7 +255,7 @@ def tenant(
     save: Save = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a tenant owns, and what of the shared it was given."""
+    """Show what a tenant owns, and what it was given of what all tenants share."""
     from ft_dagster.audit import traces
 
     found = ask(context, tenant, lambda audit: traces.tenant(audit, name))
@@ -296,7 +303,7 @@ def index(
     again: Annotated[bool, typer.Option("--again", help="Make it from nothing")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring the index up to date. Every question does that by itself; `--again` makes it anew."""
+    """Bring the index up to date. Every question does so by itself; `--again` makes it from nothing."""
     from ft_dagster.audit import records
 
     def answer(audit: Audit) -> tuple[Checked, Followed]:

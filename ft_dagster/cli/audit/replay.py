@@ -23,7 +23,8 @@ def replay(
     context: typer.Context,
     model: Model,
     keep: Annotated[
-        Path | None, typer.Option(help="Make it in this folder and leave it there; else in a temporary one")
+        Path | None,
+        typer.Option(help="Train in this folder and leave it there; a temporary one unless given"),
     ] = None,
     environment: Annotated[
         Literal["here", "build"],
@@ -32,7 +33,7 @@ def replay(
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:
-    """Make a model again from what was recorded, with the code that made it, in a clean store: EXACT,
+    """Train a model again as recorded, with the code that made it, in a clean store. The answer is EXACT,
     EQUIVALENT or DIVERGED (exit 1).
     """
     from ft_dagster.audit.answers import DIVERGED

@@ -21,18 +21,23 @@ def trace(
     context: typer.Context,
     variant: Key,
     version: Annotated[
-        int | None, typer.Option(help="Left out: the newest; without any, the newest evaluation")
+        int | None,
+        typer.Option(
+            help="Which version; the newest unless given, or the newest evaluation if there is none"
+        ),
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", help="Write the rows it learned there, with file and line, one JSON a line"),
+        typer.Option(
+            "--to",
+            help="Write the rows it was trained on to this file, with source file and line, one JSON a line",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a version was made of: file, digest, rows, licence, then mixture, plan, run, evaluation,
-    version.
+    """Show what a version was made of: files with digest, rows and licence, mixture, plan, run, evaluation.
 
-    Read from the manifests alone. `audit` answers further: from a record to its models, with proofs.
+    Only manifests are read. `audit` goes further: from a record to its models, with proofs.
     """
     from ft_dagster.gate.verdict_words import verdict_sentence
     from ft_dagster.report.tables.lineage_rows import MADE_OF, made_rows

@@ -303,6 +303,8 @@ def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, object]:
             known = [str(name) for name in raw.fields]
             close = difflib.get_close_matches(theirs, known, n=1)
             fix = f"Did you mean {columns_of(close)}?" if close else f"The row has: {columns_of(known)}"
+            if ours in raw.fields:
+                fix = f"Write the name of this project first: {theirs}: {ours}"
             raise raw.error("no such column", fix, field=f"{field}.fields.{ours}", value=theirs)
         fields[ours] = raw.fields[theirs]
     for column in moved_columns(names) if names else ():

@@ -26,7 +26,7 @@ from ft_dagster.data.sources.globs import NoGlob, globbed
 from ft_dagster.data.sources.upstream import SHA256, asset_of, is_asset, newest_snapshot, snapshot_file
 from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.files import expanded, special_kind
-from ft_dagster.roots import Roots, outside
+from ft_dagster.roots import Roots, of_elsewhere, outside
 from ft_dagster.spec.data import SourceSpec
 from ft_dagster.store.blobs import S3_CONFIG
 
@@ -329,7 +329,7 @@ def _missing(fs: Any, source: SourceSpec, path: str, asked: DeclaredAt) -> UserE
         fix = f"{parent} holds: {', '.join(names[:8]) or 'nothing'}"
     if source.revision is None and HUB_ID.fullmatch(source.path) and not file_type(source.path):
         fix += " For a data set of the hub, give its revision"
-    return asked.error(what, source.path, fix)
+    return asked.error(what, source.path, of_elsewhere(source.path) or fix)
 
 
 def _names_in(fs: Any, folder: str, asked: DeclaredAt) -> list[str]:
