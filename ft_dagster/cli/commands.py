@@ -36,6 +36,25 @@ FILES = {  # with their commands, in the order in which --help shows them
     "audit.replay": ("audit",),
     "audit.keys": ("audit",),
 }
+PROJECT = "--project"  # the one option of all commands
+CALLED = {  # what people call a command -> how it is called here
+    "help": "--help",
+    "version": "--version",
+    "train": "run",
+    "start": "run",
+    "list": "status",
+    "ls": "status",
+    "validate": "check",
+    "lint": "check",
+    "eval": "compare",
+    "evaluate": "compare",
+    "chat": "try",
+    "predict": "try",
+    "deploy": "release",
+    "promote": "release",
+    "serve": "catalogue",
+    "push": "publish",
+}
 
 
 class Commands(TyperGroup):
@@ -49,6 +68,14 @@ class Commands(TyperGroup):
         files = [file for file, names in FILES.items() if cmd_name in names]
         self._import(files or FILES)  # of a misspelt name all: one of them may be meant
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, *others = args
+        if name in CALLED and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{name}'. Did you mean '{CALLED[name]}'?")
+        if any(each.partition("=")[0] == PROJECT for each in others) and not ctx.resilient_parsing:
+            ctx.fail(f"{PROJECT} stands before the command: ft-dagster {PROJECT} FOLDER {name}")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         self._import(FILES)

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ft_dagster.automation.patience import be_patient
 from ft_dagster.cli.cells import Cell
-from ft_dagster.cli.commands import app
+from ft_dagster.cli.commands import PROJECT, app
 from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
 from ft_dagster.extras import left_out
@@ -100,15 +100,27 @@ def one_of(choices: Iterable[str]) -> str:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        import ft_dagster
+
+        sys.stdout.write(f"{ft_dagster.__version__}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def project(
     context: typer.Context,
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--project", envvar="FT_DAGSTER_PROJECT", help="The folder with tenants/; else the current one"
+            PROJECT, envvar="FT_DAGSTER_PROJECT", help="The folder with tenants/; else the current one"
         ),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version, and end", callback=_print_version, is_eager=True),
+    ] = False,
 ) -> None:
     context.obj = folder
 

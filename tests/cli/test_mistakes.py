@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import ft_dagster
 from ft_dagster.cli import app
 from ft_dagster.cli.common import main
 from ft_dagster.data.rows.splits import check_sizes, refuse_few
@@ -42,6 +43,29 @@ DECLARATIONS = {  # added to a declaration, or put in place of a part -> what is
     "data/rows.jsonl->data/rows.xlsx": "Save the sheet as CSV UTF-8, with commas",
     "data/rows.jsonl->data/semicolons.csv": "separated by semicolons, not by commas. Save it with commas",
     "data/rows.jsonl->data/tabs.csv": "separated by tabs, not by commas. Name it .tsv",
+    "description: d->description: 2026-01-01": "(got '2026-01-01'). Put it in quotes, so that it is a text",
+    "owners: [o]->owners: [12]": "(got 12). Put it in quotes",
+    "base_model: nothing->base_model:": "base_model: no value stands there. Write one, or remove the line",
+    "base_model: nothing->base_model: ~/models/base": "Write the whole path: ~ is not replaced",
+    "base_model: nothing->base_model: https://huggingface.co/org/name/tree/main": (
+        "Write the repository alone: org/name"
+    ),
+    "data/rows.jsonl->https://example.com/rows.jsonl": "only s3:// is read: download it",
+    "data/rows.jsonl->'C:\\data\\rows.jsonl'": "That is a path of Windows",
+    "method: [lora, qlora]": "input should be a mapping of fields (got ['lora', 'qlora']). Name one alone",
+    "objective: classification": "Did you mean task_specific?",
+    "objective: zero": "(got 'zero'). Write one of these",
+    "evaluation: {kind: accuracy}": "Did you mean label?",
+    "training: {learning_rate: '0,0001'}": "(got '0,0001'). Write 0.0001, with a point",
+    "  sources: [data/rows.jsonl]->  sources: [data/rows.jsonl]\n  splits: {test: 20}": (
+        "Write 0.2 for 20 percent"
+    ),
+    "  sources: [data/rows.jsonl]->  sources: [data/rows.jsonl]\n  splits: {validation: 0.6, test: 0.6}": (
+        "such as validation: 0.1 and test: 0.2"
+    ),
+    "[data/rows.jsonl]->[{path: data/rows.jsonl, fields: {prompt: completion, completion: completion}}]": (
+        "prompt and completion are the same column"
+    ),
     "base_model: nothing->base_model: gguf": "GGUF is made from them for inference, and cannot be trained",
 }
 
@@ -95,6 +119,30 @@ def test_the_least_rows_are_those_of_the_declared_shares() -> None:
 
 def test_a_misspelt_command_is_answered_by_the_one_that_is_meant(project: Path) -> None:
     assert "'status'" in said(project, "stats")
+
+
+@pytest.mark.parametrize(("called", "meant"), [("train", "run"), ("list", "status"), ("help", "--help")])
+def test_a_command_by_the_name_that_others_give_it_is_answered_by_ours(
+    project: Path, called: str, meant: str
+) -> None:
+    assert f"No such command '{called}'. Did you mean '{meant}'?" in said(project, called, "acme.support")
+
+
+def test_an_option_of_all_commands_behind_one_of_them_is_told_where_it_stands() -> None:
+    outcome = CliRunner().invoke(app, ["check", "--project", "mine"])
+    assert outcome.exit_code == BAD_INPUT
+    assert "ft-dagster --project FOLDER check" in outcome.output
+
+
+def test_the_version_is_printed_alone() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"{ft_dagster.__version__}\n"
+
+
+def test_columns_by_their_names_before_ours_are_told_how_they_are_written(project: Path) -> None:
+    (project / "data/rows.jsonl").write_text('{"letter": "a", "desk": "b"}\n' * 99)
+    declared = DECLARED.replace("[data/rows.jsonl]", "[{path: data/rows.jsonl, fields: {letter: prompt}}]")
+    (project / "tenants/acme/support.yaml").write_text(declared)
+    assert "Write the name of this project first: prompt: letter" in said(project, "check")
 
 
 def test_a_project_that_declares_nothing_says_how_to_begin(project: Path) -> None:

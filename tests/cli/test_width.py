@@ -213,6 +213,18 @@ def test_no_help_cuts_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
         assert max(map(len, said.splitlines())) <= WIDTH, words
 
 
+def test_no_help_breaks_a_word_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands between spaces at 80 columns does so in a terminal as wide as one likes."""
+
+    def words_of(command: list[str], width: int) -> set[str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = CliRunner().invoke(app, [*command, "--help"]).output.splitlines()
+        return {word for line in lines for word in LINES.sub(" ", line).split()}
+
+    for command in ([], *(name.split() for name in sorted(paths(all_commands()))), ["audit"], ["fleet"]):
+        assert words_of(command, WIDTH) <= words_of(command, 1000), command
+
+
 def test_every_help_breaks_its_lines_at_the_terminals_width_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line ends where the next word does not fit, not where the source's line ended."""
     monkeypatch.setenv("COLUMNS", str(WIDTH))
