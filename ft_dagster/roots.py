@@ -186,6 +186,8 @@ def of_elsewhere(place: str) -> str | None:
     """Return how a place is written here that a shell, a browser or Windows would understand; else None."""
     if place.startswith("~"):
         return "Write the whole path: ~ is not replaced by a home folder here"
+    if re.search(r"\$\{?\w", place):
+        return "Write the value itself: variables of the environment are not filled in here"
     if found := re.match(r"https?://(?:www\.)?huggingface\.co/(?:datasets/)?([\w.-]+/[\w.-]+)", place):
         return f"Write the repository alone: {found[1]}"
     if re.match(r"[A-Za-z]:[\\/](?!/)", place):

@@ -37,6 +37,14 @@ VALUES_CALLED = {  # in the same way, a value
     "accuracy": "label",
     "exact_match": "label",
 }
+KINDS = {  # of a value of another kind, by pydantic's name of the mistake -> what is to be written
+    "bool_parsing": "Write true or false",
+    "bool_type": "Write true or false",
+    "int_from_float": "Write a whole number",
+    "int_parsing": "Write a whole number",
+    "finite_number": "Write a number",
+    "float_parsing": "Write a number",
+}
 SEE_SCHEMA = "See `ft-dagster schema` for what the field takes"
 
 
@@ -151,6 +159,8 @@ def _other_value(found: list[Any]) -> str | None:
     texts = [
         text for one in found for text in re.findall("'([^']*)'", str(one.get("ctx", {}).get("expected")))
     ]
+    if found[0]["type"] in KINDS and not found[1:]:
+        return KINDS[found[0]["type"]]
     if not isinstance(value, str):
         return None
     called = VALUES_CALLED.get(value.lower())

@@ -6,10 +6,8 @@ says why.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 
-from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -30,7 +28,7 @@ from ft_dagster.spec.method import MethodSpec
 from ft_dagster.spec.model import SpecModel, from_string
 from ft_dagster.spec.reference import LEAST, Margin, ReferenceSpec
 from ft_dagster.spec.training import SEED_LIMIT, TrainingSpec
-from ft_dagster.spec.zones import known_zone
+from ft_dagster.spec.zones import known_cron, known_zone
 
 MOST_QUESTIONS = 2000  # of a task, where evaluation.limit is auto
 AnswerKind = Literal["text", "label", "json", "sql", "tool_calls"]
@@ -376,12 +374,7 @@ class RetrainSpec(SpecModel):
     @field_validator("cron")
     @classmethod
     def _cron_is_valid(cls, cron: str | None) -> str | None:
-        if cron is not None:
-            try:
-                CronSim(cron, datetime(2000, 1, 1))
-            except CronSimError as error:
-                raise ValueError(f"not a cron expression: {error}") from None
-        return cron
+        return None if cron is None else known_cron(cron)
 
     @field_validator("timezone")
     @classmethod

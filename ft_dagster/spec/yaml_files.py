@@ -82,6 +82,14 @@ def _fix(problem: str, text: str, mark: Any) -> str:
     line = "" if mark is None else "".join(text.splitlines()[mark.line : mark.line + 1])
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return "Indent by spaces, not by a tab"
+    if "characters are not allowed" in problem:
+        return "Save it as text in UTF-8, or write it anew: it holds bytes that are no text"
+    if "{{" in line:
+        return "Write the value itself: templates are not filled in here"
+    if "another document" in problem:
+        return "Leave out the line ---: a file holds one document"
+    if "could not determine a constructor" in problem:
+        return "Write a plain value, without the tag"
     if problem.startswith("mapping values"):
         return "Quote a text that has a colon in it, and indent fields of one part alike"
     if problem.startswith("did not find expected"):

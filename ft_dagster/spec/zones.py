@@ -1,8 +1,12 @@
-"""Names of time zones."""
+"""Names of time zones, and times that come again."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+from pydantic_core import PydanticCustomError
 
 
 def known_zone(name: str) -> str:
@@ -12,3 +16,14 @@ def known_zone(name: str) -> str:
     except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, or too long for a file's name
         raise ValueError("not an IANA time zone") from None
     return name
+
+
+def known_cron(expression: str) -> str:
+    """Return the expression of cron, where it is one. Raises PydanticCustomError, with the way out."""
+    try:
+        CronSim(expression, datetime(2000, 1, 1))
+    except CronSimError as error:
+        fix = "Write minute, hour, day, month and weekday: '0 3 * * 1' is each Monday at 3:00"
+        said = {"why": str(error), "fix": fix}
+        raise PydanticCustomError("cron", "not a cron expression: {why}", said) from None
+    return expression

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -66,6 +67,8 @@ class Store:
         memory: Path | None = None,
     ) -> None:
         self.cache_bytes = cache_bytes
+        if re.fullmatch(r"\w+://+", url) and not url.startswith("file:"):
+            raise ValueError("no bucket is named")
         self.url = url.rstrip("/") or "/"
         self._locks = locks
         self.remote = "://" in self.url and not self.url.startswith("file://")

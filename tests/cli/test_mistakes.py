@@ -53,6 +53,15 @@ DECLARATIONS = {  # added to a declaration, or put in place of a part -> what is
     "data/rows.jsonl->https://example.com/rows.jsonl": "only s3:// is read: download it",
     "data/rows.jsonl->'C:\\data\\rows.jsonl'": "That is a path of Windows",
     "method: [lora, qlora]": "input should be a mapping of fields (got ['lora', 'qlora']). Name one alone",
+    "base_model: nothing->base_model: ${BASE}/llama": "variables of the environment are not filled in",
+    "base_model: nothing->base_model: {{ base }}": "templates are not filled in",
+    "base_model: nothing->base_model: !env BASE": "Write a plain value, without the tag",
+    "retrain: {cron: every monday}": "(got 'every monday'). Write minute, hour, day, month and weekday",
+    "retrain: {on_new_data: on change}": "(got 'on change'). Write true or false",
+    "training: {max_steps: 2.5}": "(got 2.5). Write a whole number",
+    "training: {learning_rate: .nan}": "(got nan). Write a number",
+    "---": "Leave out the line ---: a file holds one document",
+    "description: d->description: \x07": "Save it as text in UTF-8",
     "objective: classification": "Did you mean task_specific?",
     "objective: zero": "(got 'zero'). Write one of these",
     "evaluation: {kind: accuracy}": "Did you mean label?",
@@ -136,6 +145,13 @@ def test_an_option_of_all_commands_behind_one_of_them_is_told_where_it_stands() 
 
 def test_the_version_is_printed_alone() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"{ft_dagster.__version__}\n"
+
+
+def test_an_address_without_a_bucket_is_no_store(project: Path) -> None:
+    (project / "ft_dagster.yaml").write_text("store: s3://\n")
+    line = mistake_of(project, "status")
+    assert "ft_dagster.yaml: store: cannot be opened: no bucket is named (got 's3://'). Name a folder" in line
+    assert not (project / "s3:").exists()
 
 
 def test_columns_by_their_names_before_ours_are_told_how_they_are_written(project: Path) -> None:

@@ -75,7 +75,7 @@ def read_file(file: DataFile) -> Iterator[RawRow]:
         empty = False
         yield row
     if empty:
-        raise UserError("the file is empty", file=file.name, fix="Put rows into it, or leave it out")
+        raise UserError("the file holds no rows", file=file.name, fix="Put rows into it, or leave it out")
 
 
 @contextmanager

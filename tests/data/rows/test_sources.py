@@ -175,12 +175,12 @@ def test_a_file_of_an_unknown_type_is_refused(project: Path, write: Any) -> None
 def test_an_empty_file_is_refused(project: Path, write: Any, name: str) -> None:
     write(name, "")
     error = refusal(project, name)
-    assert (error.file, error.problem) == (name, "the file is empty")
+    assert (error.file, error.problem) == (name, "the file holds no rows")
 
 
 def test_a_file_of_blank_lines_is_empty(project: Path, write: Any) -> None:
     write("e.jsonl", "\n\n")
-    assert refusal(project, "e.jsonl").problem == "the file is empty"
+    assert refusal(project, "e.jsonl").problem == "the file holds no rows"
 
 
 @pytest.mark.parametrize(
