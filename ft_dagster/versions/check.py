@@ -19,6 +19,7 @@ from ft_dagster.data.rows.faults import fault_of, malformed
 from ft_dagster.data.rows.infer import calls_of
 from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import KEPT, READ, FileRead, RowsLook, SourceLook, rows_sentence
+from ft_dagster.data.rows.split_look import SplitLook
 from ft_dagster.data.rows.splits import refuse_few
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError, UserErrors, all_of
@@ -135,7 +136,7 @@ def check_variant(
             read_of.append(look.rows(source, DeclaredAt(file, at, roots)))
     rows = [row for source in read_of for row in source.rows[:KEPT]]
     if len(found.errors) == wrong and not declarations.errors(key) and all(each.whole for each in look.files):
-        _check_counts(declarations.declared(key), rows, sum(each.rows for each in look.files), found)
+        _check_counts(declarations.declared(key), rows, read_of, sum(each.rows for each in look.files), found)
     own_files = tuple(look.files)
     if named.corpus is not None:
         look.files += _check_corpus(declarations, named.corpus, looks, found)
@@ -198,14 +199,27 @@ def _look_ahead(workspace: Workspace, spec: VariantSpec, files: Sequence[FileRea
     return look_ahead(workspace, spec, rows)
 
 
-def _check_counts(declared: Declared, rows: list[Row], in_all: int, found: Mistakes) -> None:
+def _check_counts(
+    declared: Declared, rows: list[Row], looks: Sequence[SourceLook], in_all: int, found: Mistakes
+) -> None:
     """Find out whether there are rows enough, and few enough malformed ones, where all were counted."""
+    different = _different(declared.spec, looks, in_all)
     with found.gathered("data.sources"):
-        refuse_few(in_all, declared.spec.data.splits, file=declared.file)
+        refuse_few(different, declared.spec.data.splits, file=declared.file, repeated=different < in_all)
     with found.gathered("data.max_malformed"):
         _refuse_malformed(declared, rows, in_all)
     with found.gathered("evaluation.reserve"):
         _refuse_small_sets(declared, in_all)
+
+
+def _different(spec: VariantSpec, looks: Sequence[SourceLook], in_all: int) -> int:
+    """Return how many different rows there are, where each was placed; else how many rows."""
+    if spec.data.deduplicate.method == "off" or sum(len(look.rows) for look in looks) < in_all:
+        return in_all
+    placed = SplitLook()
+    for look in looks:
+        placed.add(*look.rows)
+    return len(placed.positions())
 
 
 def _refuse_small_sets(declared: Declared, in_all: int) -> None:

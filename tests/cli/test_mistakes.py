@@ -117,6 +117,19 @@ def test_few_rows_are_refused_by_check_with_how_many_are_needed(project: Path) -
     assert "80 rows are about the least" in output
 
 
+def test_one_row_many_times_counts_once(project: Path) -> None:
+    (project / "data/rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 400)
+    output = said(project, "check")
+    assert "data.sources: too few different rows: train and validation and test take 8 each (got 1)" in output
+
+
+@pytest.mark.parametrize(("name", "fix"), [("r.zip", "Unpack it"), ("r.docx", "Save its rows as CSV")])
+def test_a_file_of_another_kind_is_told_what_becomes_of_it(project: Path, name: str, fix: str) -> None:
+    (project / "data" / name).write_bytes(b"PK")
+    (project / "tenants/acme/support.yaml").write_text(DECLARED.replace("rows.jsonl", name))
+    assert f"no data file there (got 'data/{name}'). {fix}" in said(project, "check")
+
+
 def test_the_least_rows_are_those_of_the_declared_shares() -> None:
     splits = SplitsSpec(validation=0.2, test=0.2, minimum=8)
     refuse_few(24, splits)

@@ -115,12 +115,15 @@ def usual_least(splits: SplitsSpec) -> int:
     return max(math.ceil(splits.minimum / share) for share in shares_of(splits).values() if share > 0)
 
 
-def refuse_few(rows: int, splits: SplitsSpec, *, file: object = None) -> None:
-    """Raise UserError for fewer rows than the splits need however they fall."""
+def refuse_few(rows: int, splits: SplitsSpec, *, file: object = None, repeated: bool = False) -> None:
+    """Raise UserError for fewer rows than the splits need however they fall. `repeated`: there are more, and
+    equal ones count once.
+    """
     asked = [split for split, share in shares_of(splits).items() if share > 0]
+    which = "different rows" if repeated else "rows"
     if rows < len(asked) * splits.minimum:
         raise UserError(
-            f"too few rows: {' and '.join(asked)} take {splits.minimum} each",
+            f"too few {which}: {' and '.join(asked)} take {splits.minimum} each",
             file=file,
             field="data.sources",
             value=rows,

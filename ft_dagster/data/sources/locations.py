@@ -39,7 +39,11 @@ TYPES = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-SPREADSHEETS = (".xlsx", ".xls", ".ods")
+OTHER_FILES = {  # that hold rows for a person -> how they are read here
+    (".xlsx", ".xls", ".ods"): "Save the sheet as CSV UTF-8, with commas",
+    (".docx", ".doc", ".odt", ".pdf"): "Save its rows as CSV or JSON lines",
+    (".zip", ".tar", ".tgz", ".7z", ".rar"): "Unpack it, and name the file in it",
+}
 GZIPPED = ("jsonl", "json", "csv", "tsv")
 SUPPORTED = ".jsonl, .json, .csv, .tsv (each also .gz), .parquet or .arrow"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -167,9 +171,9 @@ def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[Dat
         found = [file for match in matches for file in _expand(fs, match, source, asked)]
     files = [path for path in dict.fromkeys(found) if file_type(path)]
     if not files:
-        sheets = any(path.lower().endswith(SPREADSHEETS) for path in found)
-        fix = "Save the sheet as CSV UTF-8, with commas" if sheets else f"Supported are {SUPPORTED}"
-        raise asked.error("no data file there", source.path, fix)
+        ends = {os.path.splitext(path.lower())[1] for path in found}
+        fixes = [fix for suffixes, fix in OTHER_FILES.items() if ends & set(suffixes)]
+        raise asked.error("no data file there", source.path, *fixes[:1] or [f"Supported are {SUPPORTED}"])
     for file in files:
         asked.check_place(source.path, f"s3://{file}" if remote else file)
     _refuse_unspeakable(files, source, asked)
