@@ -192,7 +192,7 @@ def of_elsewhere(place: str) -> str | None:
         return f"Write the repository alone: {found[1]}"
     if re.match(r"[A-Za-z]:[\\/](?!/)", place):
         return "That is a path of Windows: write where it lies on this machine"
-    if is_address(place):
+    if is_address(place) and not place.startswith(("s3://", f"{ASSETS}://")):
         return "Of addresses only s3:// is read: download it, and name the file or folder"
     return None
 

@@ -143,6 +143,17 @@ def keys_of(declarations: Declarations, variants: list[str] | None, *, every: bo
     return declared_keys
 
 
+def refuse_both(variants: list[str] | None, *, every: bool) -> None:
+    """Raise UserError where variants are named beside --all: which of the two is meant is not known."""
+    if variants and every:
+        raise UserError(
+            "variants are named, and all are asked for",
+            field="--all",
+            value=", ".join(variants),
+            fix="Name variants, or give --all",
+        )
+
+
 def quiet() -> None:
     """Silence libraries' talk at import, of no use to who asks."""
     import logging

@@ -17,6 +17,7 @@ from ft_dagster.cli.common import (
     keys_of,
     load_settings,
     print_json,
+    refuse_both,
     tell,
 )
 from ft_dagster.errors import UserError
@@ -75,6 +76,7 @@ def register(
     from ft_dagster.export.registry import push_releases
     from ft_dagster.stages.judging.may_serve import unserved_of
 
+    refuse_both(variants, every=every)
     settings, failed = load_settings(context.obj), False
     asks = unserved_of(settings)
     answers = list[dict[str, object]]()

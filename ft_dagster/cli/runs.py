@@ -28,6 +28,7 @@ from ft_dagster.cli.common import (
     out,
     print_json,
     quiet,
+    refuse_both,
     show,
     tell,
 )
@@ -102,6 +103,7 @@ def _to_run(
     """Return the variants to run, and what is left out of all. Raises UserError for one that was named and is
     wrong, and where all are.
     """
+    refuse_both(variants, every=every)
     keys = keys_of(declarations, variants, every=every)
     if variants:
         for key in keys:

@@ -139,6 +139,17 @@ def test_the_least_rows_are_those_of_the_declared_shares() -> None:
         check_sizes({"train": 20, "validation": 3, "test": 2}, splits)
 
 
+def test_a_declarations_file_in_place_of_its_variant_is_told_how_it_is_named(project: Path) -> None:
+    line = mistake_of(project, "run", "tenants/acme/support.yaml")
+    assert "not a variant key (got 'tenants/acme/support.yaml'). Write acme.support for this file" in line
+
+
+@pytest.mark.parametrize("command", ["run", "register"])
+def test_named_variants_beside_all_are_refused(project: Path, command: str) -> None:
+    line = mistake_of(project, command, "acme.support", "--all")
+    assert "--all: variants are named, and all are asked for (got 'acme.support')" in line
+
+
 def test_a_misspelt_command_is_answered_by_the_one_that_is_meant(project: Path) -> None:
     assert "'status'" in said(project, "stats")
 

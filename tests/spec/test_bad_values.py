@@ -96,7 +96,7 @@ def test_yaml_that_no_program_can_take_is_one_error(file: Path, text: str, words
         ("gates: {task_margin: 5e-324}", "gates.task_margin", "0, or 0.000001 or more"),
         ("method: {target_modules: 5}", "method.target_modules", "'all-linear'"),
         ("method: {target_modules: [1]}", "method.target_modules.0", "string"),
-        ("training: null", "training", "dictionary"),
+        ("training: null", "training", "no value"),
         ("retrain: {timezone: ../../etc/passwd}", "retrain.timezone", "time zone"),
         ("retrain: {timezone: America}", "retrain.timezone", "time zone"),
         ("retrain: {timezone: Europe}", "retrain.timezone", "time zone"),

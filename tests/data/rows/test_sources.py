@@ -167,8 +167,8 @@ def test_a_glob_that_matches_nothing_is_refused(project: Path, write: Any) -> No
 
 
 def test_a_file_of_an_unknown_type_is_refused(project: Path, write: Any) -> None:
-    write("rows.docx", "x")
-    assert ".jsonl" in refusal(project, "rows.docx").fix
+    write("rows.rst", "x")
+    assert ".jsonl" in refusal(project, "rows.rst").fix
 
 
 @pytest.mark.parametrize("name", ["e.jsonl", "e.json", "e.csv", "e.parquet", "e.arrow"])
