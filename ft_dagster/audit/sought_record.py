@@ -24,6 +24,7 @@ from ft_dagster.strict_json import loads
 
 MOST_BYTES = 16_000_000  # of a file that is asked for
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_FILE_NAME = re.compile(r"\S+\.(jsonl?|csv|tsv|txt)")  # as nobody writes a text
 PLAIN: Mapping[str, Any] = {}
 READ_BY = ("format", "fields", "system")  # what of a declared source says how a row of it is read
 TRANSFORM = "transform"  # of a declared source: its function, which no way of reading stands for
@@ -94,6 +95,9 @@ def parse_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -
     file = Path(given)
     if len(given) < 4096 and "\0" not in given and _is_there(file):
         return _of_text(_text_of(file), f"file {file}", readings)
+    if _FILE_NAME.fullmatch(given):
+        fix = """Name one that is there, or give a text of that form as a row: '{"text": "..."}'"""
+        raise UserError("no such file", value=given, fix=fix)
     return _of_text(given, "a text", readings)
 
 

@@ -128,7 +128,7 @@ def project(
 def keys_of(declarations: Declarations, variants: list[str] | None, *, every: bool) -> list[VariantKey]:
     """Return the named variants, or with `every` all that are declared."""
     if variants:
-        keys = [VariantKey.parse(text) for text in variants]
+        keys = list(dict.fromkeys(VariantKey.parse(text) for text in variants))
         for key in keys:
             declarations.file(key)
         return keys
@@ -152,6 +152,16 @@ def refuse_both(variants: list[str] | None, *, every: bool) -> None:
             value=", ".join(variants),
             fix="Name variants, or give --all",
         )
+
+
+def check_tenant(declarations: Declarations, tenant: str) -> None:
+    """Raise UserError for a tenant that declares nothing, of whom nothing else is known either."""
+    from ft_dagster.spec.validation import nearest
+
+    known = sorted({key.tenant for key in declarations})
+    if tenant not in known:
+        fix = nearest(tenant, known, f"Known: {', '.join(known) or 'none'}")
+        raise UserError("no such tenant", field="--tenant", value=tenant, fix=fix)
 
 
 def quiet() -> None:
@@ -223,8 +233,8 @@ def print_json(value: Any) -> None:
 
 
 def main(call: Callable[[], Any] = app) -> None:
-    """Run the command line; a user's mistake, and a file that this user may not read, is one message and exit
-    code 2, a storage out of reach one and 75, an interrupt 130.
+    """Run the command line; a user's mistake, a file that this user may not read, and a full disk, is one
+    message and exit code 2, a storage out of reach one and 75, an interrupt 130.
     """
     atexit.register(gc.freeze)  # nothing is left to collect at exit, which takes seconds to find out
     gc.set_threshold(GARBAGE)
@@ -265,9 +275,9 @@ def _end_in_order() -> None:
 
 
 def _not_let_in(error: Exception) -> UserError | None:
-    from ft_dagster.store import closed, refused
+    from ft_dagster.store import closed, full, refused
 
-    return refused(error) or closed(error)
+    return refused(error) or closed(error) or full(error)
 
 
 def _is_out_of_reach(error: Exception) -> bool:

@@ -19,6 +19,7 @@ from ft_dagster.cli.common import (
     RUNNING,
     Json,
     Keys,
+    check_tenant,
     declarations_in,
     escape,
     keys_of,
@@ -71,6 +72,8 @@ def cost(
     read = read_costs(store, load_catalogue(settings.project))
     if not read.manifests:
         table_of_store(settings)
+    if tenant is not None and not any(item.tenant == tenant for item in read.items):
+        check_tenant(declarations_in(settings), tenant)
     items = [item for item in read.items if period.has(item.at) and tenant in (None, item.tenant)]
     name_of, wrong = _names(by, items, store, zone)
     rows = cost_rows(items, name_of, dearest_first=by is not CostBy.MONTH)

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from ft_dagster.cli.commands import app
-from ft_dagster.cli.common import RUNNING, Json, escape, load_settings, out, print_json, show_rows
+from ft_dagster.cli.common import (
+    RUNNING,
+    Json,
+    check_tenant,
+    declarations_in,
+    escape,
+    load_settings,
+    out,
+    print_json,
+    show_rows,
+)
 
 fleet = typer.Typer(help="Retrains of all variants: what is due, why, at what cost.", no_args_is_help=True)
 app.add_typer(fleet, name="fleet", rich_help_panel=RUNNING)
@@ -50,6 +60,8 @@ def due_now(
         decisions = decided(known, known.rows(), settings, datetime.now(UTC))
         looked = known.looked()
     rows = [row for row in due_rows(decisions) if tenant in (None, row.tenant)]
+    if tenant is not None and not rows:
+        check_tenant(declarations_in(settings), tenant)
     if as_json:
         print_json(
             {"due": [asdict(row) for row in rows], "looked": None if looked is None else looked.isoformat()}

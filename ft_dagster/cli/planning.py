@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 def _as_svg(picture: Path | None) -> Path | None:
     if picture is not None and picture.suffix.lower() != ".svg":
         raise UserError("it is drawn as SVG", field="--picture", value=str(picture), fix="Let it end in .svg")
+    if picture is not None and not picture.parent.is_dir():
+        fix = "Make it first, or name another file"
+        raise UserError("no such folder", field="--picture", value=str(picture.parent), fix=fix)
     return picture
 
 

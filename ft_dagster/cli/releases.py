@@ -96,6 +96,9 @@ def rollback(
     from ft_dagster.lineage.served import to_go_back_to
     from ft_dagster.stages.judging.may_serve import asked_today
 
+    if not reason.strip():
+        fix = "Say what was wrong with the version in production: the log keeps it"
+        raise UserError("no reason is given", field="--reason", value=reason, fix=fix)
     settings, key = _released(context, variant)
     store, prefix = settings.open_store(), _prefix(key)
     to = to_go_back_to(history(store, prefix), prefix, to)

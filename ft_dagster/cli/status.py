@@ -16,6 +16,7 @@ from ft_dagster.cli.common import (
     RUNNING,
     Json,
     Keys,
+    check_tenant,
     declarations_in,
     escape,
     keys_of,
@@ -82,6 +83,8 @@ def status(
     found = picture(settings, declarations, asked, exact=exact)
     named = set(map(str, asked))
     rows = [row for row in found.rows if row.variant in named or _is_retired(row, variants, tenant)]
+    if tenant is not None and not rows:
+        check_tenant(declarations, tenant)
     wanted = [r for r in rows if (not stale or r.causes) and (not failing or r.state in FAILING)]
     ordered = arranged(wanted, sort)
     most = limit if limit is not None else SHOWN if out.is_terminal and not as_json else 0

@@ -19,7 +19,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.files import draft_in, put
 from ft_dagster.spec.declarations import unfit
 from ft_dagster.spec.load import SHORTHANDS, Declared, load_variant
-from ft_dagster.spec.validation import CALLED
+from ft_dagster.spec.validation import CALLED, mistakes_in
 from ft_dagster.spec.variant import VariantSpec
 
 ORIGIN = "experiment"
@@ -56,7 +56,7 @@ def with_overrides(declared: Declared, overrides: Mapping[str, Any]) -> Declared
             file=declared.file,
             field=blamed or ", ".join(overrides),
             value=first["input"] if blamed in overrides else json.dumps(dict(overrides)),
-            fix="See `ft-dagster schema` for what the field takes",
+            fix=mistakes_in(error, VariantSpec, lambda field: declared.file)[0].fix,
         ) from None
     for problem in unfit(spec, lambda field: declared.file):
         raise problem

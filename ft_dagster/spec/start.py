@@ -131,6 +131,9 @@ def _wrote(path: Path, text: str) -> bool:
             draft.write_text(text, "utf-8")
     except FileExistsError:
         return False
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     return True
 
 

@@ -62,6 +62,14 @@ def closed(error: BaseException) -> UserError | None:
     return None
 
 
+def full(error: BaseException) -> UserError | None:
+    """Return the error to raise where a disk takes no more; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    file = None if error.filename is None else os.fsdecode(error.filename)
+    return UserError("no space is left on the disk", file=file, fix="Free some, then run it again")
+
+
 def refused(error: BaseException) -> UserError | None:
     """Return the error to raise where a remote storage denies access: no rights, or credentials that are
     wrong, expired or missing. None for any other error.

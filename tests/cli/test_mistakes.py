@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -176,6 +179,66 @@ def test_an_address_without_a_bucket_is_no_store(project: Path) -> None:
     line = mistake_of(project, "status")
     assert "ft_dagster.yaml: store: cannot be opened: no bucket is named (got 's3://'). Name a folder" in line
     assert not (project / "s3:").exists()
+
+
+@pytest.mark.parametrize("command", [["status"], ["cost"]])
+def test_a_tenant_of_whom_nothing_is_known_is_a_mistake(project: Path, command: list[str]) -> None:
+    line = mistake_of(project, *command, "--tenant", "acne")
+    assert line == "--tenant: no such tenant (got 'acne'). Did you mean acme?"
+
+
+def test_a_record_that_is_the_name_of_no_file_is_not_sought_as_a_text(project: Path) -> None:
+    line = mistake_of(project, "audit", "record", "data/row.jsonl")
+    assert "no such file (got 'data/row.jsonl'). Name one that is there" in line
+
+
+def test_a_rollback_without_a_reason_is_refused(project: Path) -> None:
+    assert "--reason: no reason is given" in mistake_of(project, "rollback", "acme.support", "--reason", " ")
+
+
+def test_a_picture_in_no_folder_is_refused_before_a_plan_is_made(project: Path) -> None:
+    line = mistake_of(project, "plan", "acme.support", "--picture", str(project / "nowhere/p.svg"))
+    assert "--picture: no such folder" in line
+
+
+def test_a_variant_that_is_named_twice_is_taken_once(project: Path) -> None:
+    assert said(project, "compare", "acme.support", "acme.support").count("Next for acme.support") == 1
+
+
+def test_a_value_of_another_kind_in_a_sweep_is_told_how_it_is_written(project: Path) -> None:
+    line = mistake_of(project, "sweep", "acme.support", "--set", "training.learning_rate=fast")
+    assert "(got 'fast'). Write a number" in line
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for one small file more; skips where no disk may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = f"size={2 * os.sysconf('SC_PAGE_SIZE')}"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    (folder / "own").write_bytes(b"0")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["init", str(full_disk / "new"), "--base-model", "org/base", "--data", "org/rows"]
+    monkeypatch.setattr("sys.argv", ["ft-dagster", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == BAD_INPUT
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith(": no space is left on the disk. Free some, then run it again")
+    assert str(full_disk / "new") in line, "it names the file"
+    files = [path for path in (full_disk / "new").rglob("*") if path.is_file()]
+    assert all(path.stat().st_size for path in files), "each is whole, or not there"
 
 
 def test_columns_by_their_names_before_ours_are_told_how_they_are_written(project: Path) -> None:

@@ -21,6 +21,7 @@ from ft_dagster.versions.check import check_variant
 from tests.chat_templates import CALLS_AND_THOUGHTS
 
 KEY = VariantKey("acme", "support")
+ROWS = "".join(f'{{"prompt": "question {number}", "completion": "an answer"}}\n' for number in range(9))
 TEXT = """\
 description: answers support questions
 owners: [ml@acme.example]
@@ -38,7 +39,7 @@ def project(tmp_path: Path, tiny_model_folder: Path) -> Path:
     shutil.copytree(tiny_model_folder, tmp_path / "model")
     files = {
         "tenants/acme/support.yaml": TEXT,
-        "rows.jsonl": '{"prompt": "a question", "completion": "an answer"}\n' * 9,
+        "rows.jsonl": ROWS,
         "text.jsonl": '{"text": "some general words"}\n' * 9,
         "corpora/g.yaml": "description: g\nsources: [text.jsonl]\n",
         "tasks/quiz.yaml": TASK,
@@ -124,7 +125,7 @@ def test_what_becomes_of_reasoning_is_said_before_the_run(project: Path, declare
     line = f"10 of 40 rows that were looked at have reasoning: data.reasoning: {said}"
     reasoned(project, declared)
     assert line in check_variant(load_settings(project), KEY)["warnings"]
-    (project / "rows.jsonl").write_text('{"prompt": "a question", "completion": "an answer"}\n' * 9)
+    (project / "rows.jsonl").write_text(ROWS)
     assert "reasoning" not in str(check_variant(load_settings(project), KEY)["warnings"])
 
 
