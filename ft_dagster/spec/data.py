@@ -69,16 +69,6 @@ class SourceSpec(SpecModel):
         others = {name: value for name, value in content.items() if name != "asset"}
         return {**others, "path": f"{ASSET}{content['asset']}"}
 
-    @field_validator("fields")
-    @classmethod
-    def _each_column_is_read_once(cls, fields: dict[str, str]) -> dict[str, str]:
-        twice = next((column for column in fields.values() if list(fields.values()).count(column) > 1), None)
-        if twice is None:
-            return fields
-        named = " and ".join(ours for ours, column in fields.items() if column == twice)
-        fix = "Name a column of its own for each: a question that is its own answer teaches nothing"
-        raise PydanticCustomError("twice", f"{named} are the same column", {"fix": fix})
-
     @model_validator(mode="after")
     def _asset_is_read_as_it_is(self) -> SourceSpec:
         if self.path.startswith(ASSET) and (self.split != "train" or self.revision is not None):

@@ -363,7 +363,23 @@ def unfit(spec: VariantSpec, file_of: Callable[[str], Path]) -> Iterator[UserErr
             value=spec.data.splits.test,
             fix="Give it a share of the rows, or declare evaluation.task",
         )
+    yield from _columns_twice(spec, file_of)
     yield from _idle_limits(spec, file_of)
+
+
+def _columns_twice(spec: VariantSpec, file_of: Callable[[str], Path]) -> Iterator[UserError]:
+    """Columns that are read under two names: a question that is its own answer teaches nothing."""
+    for place, source in enumerate(spec.data.sources):
+        columns = list(source.fields.values())
+        for column in dict.fromkeys(each for each in columns if columns.count(each) > 1):
+            ours = " and ".join(name for name, theirs in source.fields.items() if theirs == column)
+            yield UserError(
+                f"{ours} are the same column",
+                file=file_of("data.sources"),
+                field=f"data.sources[{place}].fields",
+                value=column,
+                fix="Name a column of its own for each",
+            )
 
 
 def _idle_limits(spec: VariantSpec, file_of: Callable[[str], Path]) -> Iterator[UserError]:

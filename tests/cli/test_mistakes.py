@@ -182,6 +182,15 @@ def test_an_address_without_a_bucket_is_no_store(project: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["status"], ["cost"]])
+def test_a_question_that_is_its_own_answer_begins_no_project(project: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "data/letters.csv"
+    rows.write_text("letter,desk\na,b\n")
+    given = ["--base-model", "org/base", "--data", str(rows), "--question", "desk", "--answer", "desk"]
+    line = str(CliRunner().invoke(app, ["init", str(tmp_path / "new"), *given]).exception)
+    assert line.startswith("--answer: question and answer are the same column (got 'desk')")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_tenant_of_whom_nothing_is_known_is_a_mistake(project: Path, command: list[str]) -> None:
     line = mistake_of(project, *command, "--tenant", "acne")
     assert line == "--tenant: no such tenant (got 'acne'). Did you mean acme?"

@@ -121,6 +121,9 @@ def named_fields(
     asked, answered = question or usual[0], answer or usual[1]
     if inferred is not None and (asked, answered) == usual:
         return inferred
+    if asked and asked == answered:
+        fix = "Name a column of its own for each"
+        raise UserError("question and answer are the same column", field="--answer", value=answered, fix=fix)
     if asked and answered:
         return mapped(columns, asked, answered)
     raise unknown_columns(columns)
