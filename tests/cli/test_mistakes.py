@@ -181,7 +181,6 @@ def test_an_address_without_a_bucket_is_no_store(project: Path) -> None:
     assert not (project / "s3:").exists()
 
 
-@pytest.mark.parametrize("command", [["status"], ["cost"]])
 def test_a_question_that_is_its_own_answer_begins_no_project(project: Path, tmp_path: Path) -> None:
     rows = tmp_path / "data/letters.csv"
     rows.write_text("letter,desk\na,b\n")
@@ -191,6 +190,7 @@ def test_a_question_that_is_its_own_answer_begins_no_project(project: Path, tmp_
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("command", [["status"], ["cost"]])
 def test_a_tenant_of_whom_nothing_is_known_is_a_mistake(project: Path, command: list[str]) -> None:
     line = mistake_of(project, *command, "--tenant", "acne")
     assert line == "--tenant: no such tenant (got 'acne'). Did you mean acme?"
