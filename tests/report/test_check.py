@@ -377,7 +377,8 @@ def test_a_row_that_a_run_would_refuse_is_a_mistake_of_the_declaration(project: 
     content = json.loads(config.read_text())
     content.pop("chat_template", None)
     config.write_text(json.dumps(content))
-    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    (project / "rows.jsonl").write_text((json.dumps({"messages": said}) + "\n") * 20)
+    answer = {"role": "assistant", "content": "b"}
+    rows = [{"messages": [{"role": "user", "content": f"{number}?"}, answer]} for number in range(20)]
+    (project / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (error,) = mistakes(project)
     assert "no chat template" in error.problem
