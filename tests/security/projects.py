@@ -15,7 +15,7 @@ from ft_dagster.versions.check import check_variant
 
 KEY = VariantKey("acme", "support")
 SECRET = "the vault opens with 4711"
-ROW = json.dumps({"prompt": "a question", "completion": "an answer"}) + "\n"
+ROWS = [json.dumps({"prompt": f"question {n}", "completion": "an answer"}) + "\n" for n in range(40)]
 SECRETS = json.dumps({"prompt": SECRET, "completion": SECRET}) + "\n" + SECRET + "\n"
 QUIZ = {
     "task": "quiz",
@@ -65,7 +65,7 @@ def two_tenants(folder: Path) -> Path:
     write(project / "tenants/globex/places.yaml", "description: places\n")
     write(project / "corpora/general.yaml", {"description": "g", "sources": ["data/text.jsonl"]})
     write(project / "data/text.jsonl", json.dumps({"text": "general words"}) + "\n")
-    write(project / "data/acme/rows.jsonl", ROW * 40)
+    write(project / "data/acme/rows.jsonl", "".join(ROWS))
     write(project / "tasks/quiz.yaml", QUIZ)
     write(project / "tasks/quiz.jsonl", QUESTION)
     for place in (

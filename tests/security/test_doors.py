@@ -31,7 +31,7 @@ from ft_dagster.workspace.workspace import Trial, Workspace
 from tests.security.projects import (
     KEY,
     QUIZ,
-    ROW,
+    ROWS,
     SECRET,
     SECRETS,
     declare,
@@ -166,7 +166,7 @@ def test_a_folder_is_read_as_far_as_the_tenant_may_and_tells_of_nothing_else(
     project: Path, path: str
 ) -> None:
     for name in ("acme", "globex"):
-        write(project / "rows" / name / "rows.jsonl", ROW * 40)
+        write(project / "rows" / name / "rows.jsonl", "".join(ROWS))
     declare(project, **sources(path))
     roots = load_settings(project).roots("acme")
     for _ in ("another tenant's folder is there", "it is not"):
@@ -218,7 +218,7 @@ def test_a_file_that_became_a_link_is_not_read(project: Path) -> None:
     rows = project / "data/acme/rows.jsonl"
     asked = DeclaredAt("acme.yaml", "data.sources[0]", load_settings(project).roots("acme"))
     (file,) = data_files(SourceSpec(path="data/acme/rows.jsonl"), project, asked)
-    assert next(read_file(file)).fields == json.loads(ROW)
+    assert next(read_file(file)).fields == json.loads(ROWS[0])
     rows.unlink()
     rows.symlink_to(project / "data/globex/rows.jsonl")
     with pytest.raises(UserError, match=OUTSIDE) as caught:
@@ -233,9 +233,9 @@ def test_a_saved_data_set_names_no_file_outside(project: Path) -> None:
 
 
 def test_what_the_platform_names_may_be_read(project: Path) -> None:
-    outside = write(project.parent / "lent/rows.jsonl", ROW * 40).parent
+    outside = write(project.parent / "lent/rows.jsonl", "".join(ROWS)).parent
     declare(project, **sources(str(outside), "data/globex/shared/rows.jsonl"))
-    write(project / "data/globex/shared/rows.jsonl", ROW * 40)
+    write(project / "data/globex/shared/rows.jsonl", "".join(ROWS))
     assert len(mistakes(project)) == 2
     settle(
         project,

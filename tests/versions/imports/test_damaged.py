@@ -48,7 +48,7 @@ OPENAI: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
     "no such file": (lambda: ("gone.jsonl", *BASE), "no such file"),
     "a folder": (lambda: (".", *BASE), "a folder"),
     "a FIFO": (lambda: (fifo(), *BASE), "a FIFO"),
-    "an empty file": (lambda: (raw(""), *BASE), "empty"),
+    "an empty file": (lambda: (raw(""), *BASE), "holds no rows"),
     "other than UTF-8": (lambda: (raw(b'{"messages": "\xff"}\n'), *BASE), "not UTF-8"),
     "half a line": (lambda: (raw('{"messages": [\n'), *BASE), "rows.jsonl:1: malformed line"),
     "a field twice": (lambda: (raw('{"messages": [], "messages": []}\n'), *BASE), "given twice"),
