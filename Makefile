@@ -44,10 +44,10 @@ screenshots: install  ## the pictures of docs/ui.md, after `make demo`; needs Ch
 test: install  ## what CI runs
 	$(IN_MEMORY) $(PYTEST) $(HANGS) -m "not long"
 
-quick: install  ## the inner loop, one to two minutes
+quick: install  ## the inner loop
 	$(IN_MEMORY) $(PYTEST) -m "not slow and not long"
 
-test-all: .venv/extras  ## also what takes long: the whole demo, and what needs an extra (ray, k8s)
+test-all: .venv/extras  ## also what takes long and what varies a quicker test: the whole demo, and what needs an extra (ray, k8s)
 	$(PYTEST)
 
 slurm:  ## as root: Debian's Slurm, without which tests/e2e/test_slurm.py is skipped

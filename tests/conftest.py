@@ -11,11 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import typer
 
 from ft_dagster.launch.warm import choice
 from tests.longest import LONGEST
@@ -122,6 +124,14 @@ def _environment_stays() -> Iterator[None]:
     yield
     after = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
     assert after == before
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands_are_made_once() -> Iterator[None]:
+    """Typer makes all commands anew of their functions for each call of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

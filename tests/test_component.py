@@ -30,11 +30,13 @@ from ft_dagster.component import ProjectParams
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decision import table_beside
 from ft_dagster.lineage.release import production
+from ft_dagster.resources.launchers import Programs
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from tests.e2e.project import write_project, write_yaml
 from tests.instances import new_instance
 from tests.present import present
+from tests.security.pretend import Pretend
 from tests.spec.small_base import lay_base
 
 OWN = """
@@ -129,6 +131,7 @@ def test_the_hosts_own_asset_is_above_what_reads_it(tmp_path: Path, monkeypatch:
     assert "support__upstream_updates" in {sensor.name for sensor in repository.sensor_defs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [[], "support"], ids=["without a prefix", "with one"])
 def test_the_hosts_executor_stays_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str | list[str]
@@ -382,9 +385,12 @@ def test_the_queues_tags_name_the_project_where_there_may_be_several(tmp_path: P
 def test_a_hosts_variant_goes_from_its_declaration_to_a_release(
     tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What its programs do is pretended."""
     project = write_project(tmp_path / "project", tiny_model_folder)
     folder = host(tmp_path / "host", {"project": str(project), "key_prefix": "models"})
     definitions = loaded(folder, monkeypatch)
+    pretend = Pretend()
+    monkeypatch.setattr(Programs, "open", lambda self: pretend)
     job = definitions.resolve_job_def("models__variant_chain")
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("models__ft_dagster_variant", ["acme.places"])

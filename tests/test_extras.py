@@ -72,7 +72,7 @@ def test_the_libraries_are_those_of_the_extra() -> None:
     assert names == TRAIN
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_loads_the_code_location_and_answers_without_them(project: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ALL, json.dumps([["--project", str(project), *each] for each in ANSWERS])],

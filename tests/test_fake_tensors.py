@@ -18,6 +18,7 @@ from ft_dagster.planning.dryrun import footprint as dryrun
 from ft_dagster.planning.dryrun import training_step
 from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.training.contract import method_settings
+from tests.long import mostly_long
 from tests.training.runs import LORA
 
 SIZES = {
@@ -47,12 +48,17 @@ def test_what_nothing_refers_to_is_gone_at_once() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "method"),
-    [({}, FULL), ({}, LORA), ({}, {**LORA, "name": "qlora"}), (QWEN3, LORA), (GEMMA3, FULL)],
+    mostly_long(
+        [({}, FULL), ({}, LORA), ({}, {**LORA, "name": "qlora"}), (QWEN3, LORA), (GEMMA3, FULL)], every=2
+    ),
     ids=["llama-full", "llama-lora", "llama-qlora", "qwen3-lora", "gemma3-full"],
 )
 @pytest.mark.parametrize(
     "step",
-    [STEP, Step(2, 48, 24, gradient_checkpointing=True, gradient_accumulation_steps=2, device="cuda")],
+    mostly_long(
+        [STEP, Step(2, 48, 24, gradient_checkpointing=True, gradient_accumulation_steps=2, device="cuda")],
+        every=2,
+    ),
     ids=["cpu", "cuda"],
 )
 def test_a_step_holds_what_it_holds_of_torchs_own_fake_tensors(

@@ -48,6 +48,7 @@ def test_exit_codes_are_given_a_value_in_one_module() -> None:
     assert found == {"exit_codes.py"}
 
 
+@pytest.mark.slow
 def test_the_name_of_a_stage_is_written_in_its_entry_alone() -> None:
     names = ENTRIES.keys() - FIELDS
     found = {
@@ -59,6 +60,7 @@ def test_the_name_of_a_stage_is_written_in_its_entry_alone() -> None:
     assert found == {"stage_entries/__init__.py", *OTHER_MEANINGS}
 
 
+@pytest.mark.slow
 def test_no_program_ends_with_a_bare_number() -> None:
     bare = {
         file: ast.unparse(node)
@@ -72,6 +74,7 @@ def test_no_program_ends_with_a_bare_number() -> None:
     assert bare == {}
 
 
+@pytest.mark.slow
 def test_the_refusal_of_a_newer_file_is_worded_in_one_module() -> None:
     found = {
         file

@@ -40,6 +40,7 @@ def ended(code: str, output: int = subprocess.PIPE) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "exit_code", "said"), [("None", 0, ""), ("75", 75, ""), ("'why'", 1, "why\n")]
 )

@@ -36,6 +36,7 @@ def test_importing_the_package_and_its_version_imports_no_library() -> None:
     assert loaded & {"dagster", "torch", "transformers", "pydantic", "numpy", "yaml"} == set()
 
 
+@pytest.mark.slow
 def test_the_chain_is_run_from_python_without_dagster() -> None:
     program = (
         "import sys; from ft_dagster import CHAIN, VariantKey, Workspace, load_settings, run_chain\n"

@@ -15,7 +15,7 @@ from tests.kept_project import OLD_PROJECT
 
 
 @pytest.fixture(scope="session")
-def _kept_history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept_history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """acme.one on 30 rows and a corpus, released; acme.child on top of it; globex.two on 20 of these rows.
     Heads of the corpus, and of what an experiment of acme.one trained.
     """
@@ -35,9 +35,9 @@ def _kept_history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def history(tmp_path: Path, _kept_history: Path) -> History:
+def history(tmp_path: Path, kept_history: Path) -> History:
     """A copy of that history, for the test alone."""
-    return History(shutil.copytree(_kept_history, tmp_path / "project"))
+    return History(shutil.copytree(kept_history, tmp_path / "project"))
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question, this_moment
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 WHOLE = {"validation": 0, "test": 0, "minimum": 1}
 SOURCE = "data.sources[0]"
 # Row 0 was cut within its answer, rows 1 and 2 were left out, row 3 is whole.
@@ -192,7 +194,6 @@ def test_a_proof_says_that_a_row_may_have_been_cut(tmp_path: Path) -> None:
     assert left_out["kind"] == "absence"
 
 
-@pytest.mark.slow
 def test_every_command_says_how_much_was_trained_on(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 

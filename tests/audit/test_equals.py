@@ -25,6 +25,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import Sample
 from ft_dagster.store import Artifact
 from tests.audit.histories import History, question, this_moment
+from tests.long import mostly_long
 from tests.present import present
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def twin(made: History, mixture: Artifact, first: Artifact, how: str) -> Artifac
     raise AssertionError("no key came before")
 
 
-@pytest.mark.parametrize("how", ["another plan", "made again"])
+@pytest.mark.parametrize("how", mostly_long(["another plan", "made again"], ["made again"]))
 @pytest.mark.parametrize("again", [False, True])
 def test_what_came_of_equal_weights_is_told_once(made: History, how: str, again: bool) -> None:
     base = made.base()
@@ -189,7 +190,7 @@ def test_an_equal_mixture_whose_rows_retention_removed_takes_no_answer_away(tmp_
     assert verify(audit).problems == ()
 
 
-@pytest.mark.parametrize("stage", ["training_mixture", "task_dataset"])
+@pytest.mark.parametrize("stage", mostly_long(["training_mixture", "task_dataset"], ["training_mixture"]))
 @pytest.mark.parametrize("content", [None, b"{}"], ids=["gone", "altered"])
 def test_damage_to_an_equal_mixture_takes_no_answer_away(
     made: History, stage: str, content: bytes | None

@@ -39,6 +39,8 @@ from tests.audit.histories import History, question
 from tests.audit.proved import proof, ran
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 LOST = {"prompt": "How much is 10⁶?", "completion": "It is 10⁶ as I said."}
 PLAIN = {"prompt": "How much is 106?", "completion": "It is 106 as I said."}
 TRAIN = {"validation": 0, "test": 0, "minimum": 1}

@@ -29,6 +29,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.store import Artifact
 from tests.audit.histories import History, question, this_moment
 from tests.audit.index_rows import as_schema
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 PREFIX = "tenants/acme/one"
@@ -62,6 +63,7 @@ def problems(history: History, **options: object) -> tuple[str, ...]:
     return found
 
 
+@pytest.mark.long
 def test_a_log_that_was_restored_and_went_on_is_answered_as_it_is(
     history: History, models: list[Artifact], tmp_path: Path
 ) -> None:
@@ -130,7 +132,7 @@ def test_an_index_that_cannot_be_used_just_now_is_kept(
     assert any("000002.json: this entry was taken out" in line for line in problems(history))
 
 
-@pytest.mark.parametrize("schema", [5, 8])
+@pytest.mark.parametrize("schema", mostly_long([5, 8], [8]))
 def test_an_upgrade_that_is_ended_in_the_middle_loses_no_entry(
     history: History, models: list[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: int
 ) -> None:

@@ -29,6 +29,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import check_predicate
 from tests.audit.histories import History, question, this_moment
 from tests.kept_project import OLD_PROJECT
+from tests.long import mostly_long
 from tests.present import present
 
 ABSENT = object()
@@ -226,7 +227,7 @@ def test_what_is_near_a_record_names_data_sets_whose_manifest_cannot_be_read(his
     assert done.output.count(str(manifest)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_figures_of_other_fields_end_in_an_answer_or_one_error(history: History) -> None:
     """Every field of the figures that are read, with everything that it can be in place of what it is."""
     audit = history.audit()
@@ -288,7 +289,10 @@ QUESTIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("field", ["code", "environment", "figures", "created", "attempt", "input_manifests"])
+@pytest.mark.parametrize(
+    "field",
+    mostly_long(["code", "environment", "figures", "created", "attempt", "input_manifests"], ["figures"]),
+)
 def test_every_command_answers_in_one_line(history: History, field: str, known: bool) -> None:
     """`known`: whether the index knew the manifest before it was edited."""
     if known:

@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.audit.sought_record import parse_record
@@ -43,6 +45,7 @@ def test_the_program_for_a_stranger_checks_a_proof(history: History, tmp_path: P
     assert "another mixture" in forged.stderr
 
 
+@pytest.mark.slow
 def test_the_program_for_a_stranger_checks_each_row_of_a_record(tmp_path: Path) -> None:
     made = History(tmp_path / "project")
     rows, whole = [question(n) for n in (1, 2, 1)], {"validation": 0, "test": 0, "minimum": 1}
@@ -80,6 +83,7 @@ def test_every_question_takes_a_tenant_and_what_is_the_platforms_takes_none() ->
     assert all("as_json" in inspect.signature(callback).parameters for callback in commands.values())
 
 
+@pytest.mark.slow
 def test_the_page_shows_no_command_that_is_none() -> None:
     from typer.testing import CliRunner
 

@@ -25,6 +25,8 @@ from tests.audit.histories import History, question
 from tests.audit.proved import ran
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 Proof = dict[str, Any]
 Forge = Callable[[Proof], object]
 

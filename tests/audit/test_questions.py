@@ -307,6 +307,7 @@ def test_a_parent_whose_artifacts_are_gone_is_said_to_be(history: History) -> No
     assert [part.stage for part in found.parts if part.gone] == ["fine_tuned_model"]
 
 
+@pytest.mark.long
 def test_ten_tenants_with_one_record_are_all_found(tmp_path: Path) -> None:
     made = History(tmp_path / "project")
     base, rows = made.base(), [question(number) for number in range(10)]

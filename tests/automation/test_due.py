@@ -82,6 +82,7 @@ def test_a_table_that_is_behind_asks_for_nothing_twice(project: Path, instance: 
     assert ticked(project, instance, NOON, later).requests == ()  # a cursor that skips the run
 
 
+@pytest.mark.long
 def test_what_a_cursor_missed_is_learnt_of_all_the_same(project: Path, instance: dg.DagsterInstance) -> None:
     names = ["acme.a", "acme.b", "acme.c"]
     for name in names:
@@ -153,15 +154,15 @@ def test_of_many_runs_no_more_are_gone_into_than_of_a_variant_that_is_read_alone
 ) -> None:
     """However few the others have: the logs of each that is gone into are read."""
     keys = [VariantKey("acme", name) for name in ("often", "once", "seldom")]
-    made = {keys[0]: 11, keys[1]: 1, keys[2]: 3}
+    made = {keys[0]: 7, keys[1]: 1, keys[2]: 3}
     for number in range(max(made.values())):
         for key in (each for each, runs in made.items() if number < runs):
             status = STATUS.SUCCESS if number == 0 else STATUS.FAILURE
             run_of(instance, dg.RunRequest(f"{key} {number}", partition_key=str(key)), status)
-    for a_page in (2, 3, 5, 40):
+    for a_page in (2, 3, 40):
         monkeypatch.setattr("ft_dagster.automation.past_runs.MOST_RUNS", a_page)
         many = runs_of_many(instance, [str(key) for key in keys], GRAPH)
-        for key, attempts in product(keys, (1, 3, 20)):
+        for key, attempts in product(keys, (1, 20)):
             known = list(past_runs(instance, key, GRAPH, attempts, many[str(key)]))
             assert known == list(past_runs(instance, key, GRAPH, attempts))
             assert len(known) <= max(made[key], attempts + a_page)

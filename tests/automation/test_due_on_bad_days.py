@@ -31,6 +31,7 @@ from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import NOON, declare, tick, ticked
 from tests.automation.ticks import DAY, HOUR, STATUS, row, run_of, settings
 from tests.fleet.tables import row_of
+from tests.long import mostly_long
 from tests.present import present
 
 pytestmark = pytest.mark.slow
@@ -77,6 +78,7 @@ def test_what_was_charged_is_charged_again_to_a_table_that_was_lost_before_anyth
     assert ("nothing is asked for until all runs were read" in said) == (most == 2)
 
 
+@pytest.mark.long
 def test_a_lost_table_is_made_again_and_asks_for_nothing_that_was_asked(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
@@ -110,7 +112,7 @@ def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
     assert "written by a newer ft-dagster" in present(skipped.skip_message)
 
 
-@pytest.mark.parametrize("schema", range(1, SCHEMA_VERSION))
+@pytest.mark.parametrize("schema", mostly_long(range(1, SCHEMA_VERSION), [SCHEMA_VERSION - 1]))
 def test_a_table_of_an_older_version_is_made_again_and_asks_for_nothing_that_was_asked(
     project: Path, instance: dg.DagsterInstance, schema: int
 ) -> None:
@@ -393,7 +395,7 @@ def test_what_cannot_be_read_is_read_again_after_all_else(
     assert [each.learnt for each in known] == [False, True, True]
 
 
-@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"schema_version": 1, "plan": {}}'])
+@pytest.mark.parametrize("damage", mostly_long(["", "{}", "[]", '{"schema_version": 1, "plan": {}}'], ["{}"]))
 def test_a_plan_that_is_damaged_is_said_and_holds_up_no_other(
     project: Path, instance: dg.DagsterInstance, damage: str
 ) -> None:

@@ -20,6 +20,9 @@ from dagster_postgres.utils import DagsterPostgresException
 
 from ft_dagster.assets import giving_way
 from ft_dagster.assets.giving_way import give_way
+from tests.long import mostly_long
+
+pytestmark = pytest.mark.slow
 
 JOB, STEP, PLAN = "variant_chain", "fine_tuned_model", "training_plan"
 STARTED = dg.DagsterRunStatus.STARTED
@@ -152,6 +155,7 @@ def test_of_three_that_begin_at_once_each_asks_in_its_place(
     assert time.time() - began > places * giving_way.TO_ASK
 
 
+@pytest.mark.long
 def test_who_gives_way_itself_is_awaited_once_it_has(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +199,7 @@ def test_a_longer_one_of_a_lower_priority_is_not(instance: dg.DagsterInstance) -
     assert waited(instance, planned(instance, 1.0, priority=1)) < giving_way.PATIENCE / 2
 
 
+@pytest.mark.long
 def test_one_that_tries_settings_while_it_is_planned_is_not(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +209,7 @@ def test_one_that_tries_settings_while_it_is_planned_is_not(
     assert waited(instance, planned(instance, 1.0)) < giving_way.PATIENCE
 
 
+@pytest.mark.long
 def test_one_that_is_known_to_go_after_is_looked_at_once(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +226,7 @@ def test_one_that_is_known_to_go_after_is_looked_at_once(
     assert looked_at.count(long.run_id) > looked_at.count(short.run_id) == 1
 
 
-@pytest.mark.parametrize("priority", [0, 1])
+@pytest.mark.parametrize("priority", mostly_long([0, 1], [0]))
 def test_one_that_was_planned_long_ago_and_never_asked_is_not(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, priority: int
 ) -> None:
@@ -233,6 +239,7 @@ def test_one_that_was_planned_long_ago_and_never_asked_is_not(
     assert said == []
 
 
+@pytest.mark.long
 def test_dagsters_database_is_asked_at_leisure(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

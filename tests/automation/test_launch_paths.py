@@ -179,6 +179,7 @@ def test_a_run_without_a_variant_counts_as_nobodys(house: House) -> None:
     assert [house.tags(run_id)[name] for name in forged] == ["none", "none", "0"]
 
 
+@pytest.mark.long
 def test_a_single_run_over_several_variants_is_refused_by_its_assets(house: House) -> None:
     ends = {"start": "acme.first", "end": "acme.second"}
     run_id = house.press_materialize(

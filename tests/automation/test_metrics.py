@@ -17,11 +17,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner
 
 from ft_dagster.automation.due import rebuild_fleet
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.metrics import read_figures, serve
 from ft_dagster.automation.notify import open_outbox
+from ft_dagster.cli import app
+from ft_dagster.errors import UserError
 from ft_dagster.fleet.events.events import FleetEvent
 from ft_dagster.fleet.metrics import FleetFigures, as_text
 from ft_dagster.fleet.table.table_rows import FleetRow
@@ -90,21 +93,18 @@ def test_figures_are_those_of_store_table_and_instance(project: Path, instance: 
     assert ("ft_dagster_events_waiting", "no-more") not in found  # nobody declares it
 
 
-def test_the_command_serves_on_loopback_and_prints_once(project: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
-    program: list[str | Path] = [
-        Path(sys.executable).with_name("ft-dagster"),
-        "--project",
-        project,
-        "metrics",
-    ]
-    once = subprocess.run([*program, "--once"], env=environment, capture_output=True, text=True, check=True)
+def test_the_command_serves_on_loopback_and_prints_once(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(project))  # which opening the instance sets
+    command = ["--project", str(project), "metrics"]
+    once = CliRunner().invoke(app, [*command, "--once"], catch_exceptions=False)
     assert samples(once.stdout)["ft_dagster_trainings_total", "passed", "acme"] > 0
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    serving = subprocess.Popen(
-        [*program, "--port", str(port)], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    program = Path(sys.executable).with_name("ft-dagster")
+    serving = subprocess.Popen([program, *command, "--port", str(port)], stderr=subprocess.PIPE, text=True)
     try:
         assert f"http://127.0.0.1:{port}/metrics" in present(serving.stderr).readline()
 
@@ -117,11 +117,8 @@ def test_the_command_serves_on_loopback_and_prints_once(project: Path, tmp_path:
 
         wait_until(text)
         assert samples(present(text())).keys() == samples(once.stdout).keys()
-        taken = subprocess.run(
-            [*program, "--port", str(port)], env=environment, capture_output=True, text=True, check=False
-        )
-        assert taken.returncode == 2
-        assert "cannot listen there" in taken.stderr
+        with pytest.raises(UserError, match="cannot listen there"):
+            CliRunner().invoke(app, [*command, "--port", str(port)], catch_exceptions=False)
     finally:
         serving.kill()
         serving.communicate()

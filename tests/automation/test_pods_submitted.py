@@ -36,6 +36,7 @@ from ft_dagster.spec import Declarations, VariantKey
 from tests.automation.declarations import declare
 from tests.automation.house import BACKFILL, LAUNCH, LOG, REPOSITORY, House
 from tests.automation.pods import settings_in
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 OTHERS = "others"
@@ -110,7 +111,7 @@ def launch(
     return house.tags(house.ask(LAUNCH, params=params)["run"]["runId"])
 
 
-@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("forged", mostly_long(FORGED.values(), every=3), ids=FORGED)
 def test_a_users_own_pod_is_dropped(house: House, forged: dict[str, Any] | None) -> None:
     text = "{no JSON" if forged is None else json.dumps(forged)
     claims = {
@@ -198,7 +199,7 @@ def test_a_run_of_what_all_share_has_the_platforms_pod_without_a_gpu(house: Hous
     assert "acme" not in tags[CONFIG]
 
 
-@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("forged", mostly_long(FORGED.values(), every=5), ids=FORGED)
 def test_a_run_of_others_code_has_what_that_code_says(house: House, forged: dict[str, Any] | None) -> None:
     claims = {CONFIG: json.dumps(forged), RESOURCES: json.dumps({"limits": {"nvidia.com/gpu": "8"}})}
     tags = launch(house, "others", claims)

@@ -30,6 +30,7 @@ from tests.present import present
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_graphql_is_not_imported_to_submit_a_run() -> None:
     program = (
         "import sys, ft_dagster.automation.processes.instance, ft_dagster.cli.runs\n"

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DRAWS, SURE = 400, 0.025  # years; three standard errors of a share of 2.5%
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("questions", COUNTS)
 @pytest.mark.parametrize("family", TRIED, ids=lambda family: family.name)
 def test_a_year_of_retrains_and_a_sweep_release_what_fell_as_rarely_as_is_stated(
@@ -44,6 +45,7 @@ def test_models_that_lost_are_released_against_another_version_as_rarely_as_is_s
     assert former > ALPHA
 
 
+@pytest.mark.long
 def test_one_command_runs_the_simulation_of_each_part_of_the_gate() -> None:
     def said(*words: str) -> str:
         command = [sys.executable, "-m", "benchmarks.gates", *words]

@@ -88,6 +88,7 @@ def running_below(folder: Path) -> list[str]:
     return [line for line in lines if str(folder) in line]
 
 
+@pytest.mark.slow
 def test_a_damaged_first_load_is_named_and_nothing_runs(lane: Run, packed: Path, tmp_path: Path) -> None:
     loads = copied(packed, tmp_path)
     file = loads / "load-1" / "tiny" / "model.safetensors"
@@ -113,7 +114,7 @@ def test_another_python_than_the_packs_is_said_first(lane: Run, packed: Path, tm
     assert f"pack.py --python {here}" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_results_of_another_machine_are_not_mixed_with_new_ones(
     lane: Run, packed: Path, tmp_path: Path
 ) -> None:
@@ -126,7 +127,7 @@ def test_results_of_another_machine_are_not_mixed_with_new_ones(
     assert "--fresh" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_call_leaves_nothing_running(packed: Path, tmp_path: Path) -> None:
     command = [sys.executable, LANE, "--cpu", "--loads", packed, "--stage", "right", "--budget", "600"]
     command += ["--out", tmp_path / "out", "--work", tmp_path / "work"]

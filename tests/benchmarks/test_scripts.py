@@ -63,7 +63,7 @@ def test_an_audit_is_measured_at_toy_size(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "audit_record.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_fleet_breaks_no_promise_but_for_its_few_starts_an_hour() -> None:
     command = [
         sys.executable,

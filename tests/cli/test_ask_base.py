@@ -65,6 +65,7 @@ def test_plan_asks_by_itself_never_and_with_ask_base_once(
     assert read_head(store, KEY.prefix, "task_dataset") is None  # no run's head was moved
 
 
+@pytest.mark.long
 def test_of_other_rows_than_were_asked_a_plan_says_nothing(project: Path) -> None:
     planned(project, "--ask-base")
     rows = [{"instruction": f"What is {n} and {n}?", "input": "", "output": f"{2 * n}"} for n in range(90)]

@@ -46,6 +46,7 @@ def made(project: Path) -> Artifact:
     return make_corpora(load_settings(project), "a run", lambda line: None)["general"]
 
 
+@pytest.mark.slow
 def test_canaries_are_declared_once_and_the_corpus_is_made_with_them(project: Path) -> None:
     file = project / "corpora" / "general.yaml"
     first = planted(project, "--count", "3", "--repeats", "1", "--repeats", "2")

@@ -18,6 +18,7 @@ from ft_dagster.settings import load_settings
 from tests.e2e.instance import BIN
 from tests.e2e.project import command_environment
 from tests.kept_project import answer, copied_project
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +100,9 @@ def test_the_table_fits_80_columns(project: Path, monkeypatch: pytest.MonkeyPatc
     assert "no price is known" in said
 
 
-@pytest.mark.parametrize("words", [["cost"], ["upgrade", "--plan"], ["upgrade", "--plan", "--share", "0.5"]])
+@pytest.mark.parametrize(
+    "words", mostly_long([["cost"], ["upgrade", "--plan"], ["upgrade", "--plan", "--share", "0.5"]], every=3)
+)
 def test_a_store_that_is_gone_is_one_line_and_no_figure(project: Path, words: list[str]) -> None:
     home = project / ".ft_dagster" / "dagster_home"
     home.mkdir(parents=True)

@@ -12,8 +12,11 @@ import pytest
 
 from ft_dagster import cli
 from ft_dagster.cli.commands import FILES, all_commands, app
+from tests.long import mostly_long
 from tests.present import present
 from tests.tiny_model import make_tiny_model
+
+pytestmark = pytest.mark.slow
 
 HEAVY = {"dagster", "torch", "transformers", "peft", "numpy", "pyarrow", "pandas", "sqlalchemy", "duckdb"}
 SETTINGS = {"pydantic_settings", "fsspec", "ft_dagster.settings", "ft_dagster.spec.variant"}
@@ -43,7 +46,7 @@ print(json.dumps(sorted(sys.modules)), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("words", WITHOUT)
+@pytest.mark.parametrize("words", mostly_long(WITHOUT, every=2))
 def test_a_command_imports_no_library_that_it_has_no_use_for(words: str, tmp_path: Path) -> None:
     assert modules_of(words, tmp_path) & WITHOUT[words] == set()
 
@@ -78,6 +81,7 @@ def test_each_command_is_found_by_the_file_that_defines_it() -> None:
     assert defining == set(FILES)
 
 
+@pytest.mark.long
 def test_a_check_on_a_base_that_was_looked_at_before_imports_no_torch(tmp_path: Path) -> None:
     make_tiny_model(tmp_path / "models" / "tiny")
     (tmp_path / "tenants" / "acme").mkdir(parents=True)

@@ -20,6 +20,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT
 from ft_dagster.spec.data import SplitsSpec
 
+pytestmark = pytest.mark.slow
+
 DECLARED = """description: d
 owners: [o]
 base_model: nothing

@@ -18,6 +18,9 @@ from ft_dagster.store import Store, artifacts, transfer
 from ft_dagster.store.transfer import Transfer
 from ft_dagster.training.contract import Plan
 from tests.kept_project import OLD_PROJECT
+from tests.long import mostly_long
+
+pytestmark = pytest.mark.slow
 
 KINDS = (
     *("declaration.json", "verdict.json", "scores.json", "ledger.json", "dataset.json", "mixture.json"),
@@ -70,7 +73,7 @@ def with_more(content: Any) -> Any:
 
 
 @pytest.mark.usefixtures("as_made")
-@pytest.mark.parametrize("changed", KINDS, indirect=True)
+@pytest.mark.parametrize("changed", mostly_long(KINDS, every=4), indirect=True)
 def test_older_code_ends_in_one_line_on_a_newer_store(
     project: Path, changed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,9 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import command_environment, edit, rows, write_lines, write_project
+from tests.long import mostly_long
+
+pytestmark = pytest.mark.slow
 
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--")  # in which a root may mount
 BIN = Path(sys.executable).parent
@@ -85,7 +88,7 @@ def typed(project: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["--project", str(project), *words], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("broken", mostly_long(BROKEN, every=2))
 def test_check_goes_on_with_the_others_lists_the_broken_at_the_end_and_exits_with_1(
     project: Path, broken: str
 ) -> None:
@@ -111,7 +114,9 @@ def test_check_exits_with_2_where_none_is_right(project: Path) -> None:
     assert "1 of 1" not in done.stdout
 
 
-@pytest.mark.parametrize("broken", ["one tenant's broken YAML", "a declaration whose name is not UTF-8"])
+@pytest.mark.parametrize(
+    "broken", mostly_long(["one tenant's broken YAML", "a declaration whose name is not UTF-8"], every=2)
+)
 def test_run_all_goes_on_with_the_others_lists_the_broken_at_the_end_and_exits_with_1(
     project: Path, broken: str
 ) -> None:
@@ -187,8 +192,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", mostly_long(COMMANDS, every=4, whole=True), ids=" ".join)
 def test_no_command_ends_in_a_traceback_on_a_store_below_a_device(
     project: Path, command: tuple[str, ...]
 ) -> None:
@@ -226,7 +230,7 @@ def in_read_only(project: Path, *words: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_store_on_a_read_only_file_system_is_one_error(project: Path) -> None:
     said = "cannot be written: its file system takes no files"
     checked = in_read_only(project, "check")
@@ -287,6 +291,7 @@ def test_check_says_how_many_rows_of_each_file_it_read(project: Path) -> None:
     ]
 
 
+@pytest.mark.long
 def test_all_rows_reads_all(project: Path) -> None:
     file = project / "data/rows.jsonl"
     write_lines(file, rows(READ))

@@ -14,6 +14,8 @@ from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from tests.kept_project import OLD_PROJECT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.long import mostly_long
+
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(sys.executable).with_name("ft-dagster")
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|9[0-7]|38;[0-9;]+)m")
 OTHER = {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TERM", "COLUMNS"}  # what an outer shell may have set
@@ -55,7 +59,6 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-@pytest.mark.slow
 def test_a_terminal_has_colours_and_none_with_no_color(project: Path) -> None:
     assert COLOUR.search(in_terminal(project, "status"))
     plain = in_terminal(project, "status", NO_COLOR="1")
@@ -63,8 +66,7 @@ def test_a_terminal_has_colours_and_none_with_no_color(project: Path) -> None:
     assert not COLOUR.search(plain)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [["status"], ["--help"], ["compare", "nobody"]])
+@pytest.mark.parametrize("words", mostly_long([["status"], ["--help"], ["compare", "nobody"]], every=3))
 def test_what_is_piped_has_no_escape(project: Path, words: list[str]) -> None:
     done = subprocess.run([PROGRAM, *words], check=False, env=environment(project), capture_output=True)
     said = done.stdout + done.stderr
@@ -74,17 +76,20 @@ def test_what_is_piped_has_no_escape(project: Path, words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "completed"),
-    [
-        ("ft-dagster rep", {"report"}),
-        ("ft-dagster report --ag", {"--against"}),
-        ("ft-dagster compare acme.", {"acme.sales", "acme.support"}),
-        ("ft-dagster report zoo", {"zoo.keeper"}),
-        ("ft-dagster audit model acme.s", {"acme.sales", "acme.support"}),
-        ("ft-dagster audit at zoo", {"zoo.keeper"}),
-        ("ft-dagster audit tenant a", {"acme"}),
-        ("ft-dagster audit record text --tenant a", {"acme"}),
-        ("ft-dagster audit key rotate z", {"zoo"}),
-    ],
+    mostly_long(
+        [
+            ("ft-dagster rep", {"report"}),
+            ("ft-dagster report --ag", {"--against"}),
+            ("ft-dagster compare acme.", {"acme.sales", "acme.support"}),
+            ("ft-dagster report zoo", {"zoo.keeper"}),
+            ("ft-dagster audit model acme.s", {"acme.sales", "acme.support"}),
+            ("ft-dagster audit at zoo", {"zoo.keeper"}),
+            ("ft-dagster audit tenant a", {"acme"}),
+            ("ft-dagster audit record text --tenant a", {"acme"}),
+            ("ft-dagster audit key rotate z", {"zoo"}),
+        ],
+        every=4,
+    ),
 )
 def test_a_shell_completes_commands_options_and_variants(
     project: Path, typed: str, completed: set[str]

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from tests.e2e.project import write_yaml
 
+pytestmark = pytest.mark.slow
+
 KEY = "acme.chats"
 TURNS = [
     {"role": "user", "content": "Where is it?"},

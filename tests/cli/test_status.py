@@ -26,6 +26,8 @@ from ft_dagster.spec import Declarations
 from tests.automation.declarations import declare
 from tests.releases import adapter, release
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
 GAIN = Gain("own_task", "token_f1", 0.2, 0.5)
@@ -116,7 +118,6 @@ def test_each_state_is_told_from_the_table_with_its_cause(project: Path) -> None
     assert {each["variant"] for each in found["broken"]} == {"globex.wrong", "globex.damaged"}
 
 
-@pytest.mark.slow
 def test_of_one_that_is_named_all_causes_are_said(project: Path) -> None:
     release(load_settings(project).open_store(), "acme.stale", adapter(), work=project / ".ft_dagster/work")
     (project / "policy.yaml").write_text("gates: {alpha: 0.01}\n", "utf-8")

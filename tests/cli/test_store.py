@@ -21,6 +21,7 @@ from ft_dagster.training.kept_base import KEPT_BASES, base_kept_or_made
 from ft_dagster.training.methods.base import load_base
 from ft_dagster.training.watch.first_look import FIRST_LOOKS, FirstLooks
 from tests.kept_project import answer, copied_project
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +78,7 @@ def test_du_names_what_is_damaged(project: Path) -> None:
     assert str(manifest.relative_to(project)) in damaged
 
 
+@pytest.mark.long
 def test_gc_names_what_nothing_needs_and_removes_nothing(project: Path) -> None:
     before = files(project)
     nothing_lost = {
@@ -312,7 +314,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
-@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("strange", mostly_long(STRANGE, every=2))
 def test_a_strange_file_of_one_tenant_takes_the_commands_from_nobody(
     tmp_path: Path, strange: str, command: tuple[str, ...]
 ) -> None:

@@ -29,6 +29,8 @@ from ft_dagster.versions import summary
 from tests.present import present
 from tests.verdicts import stored_rule
 
+pytestmark = pytest.mark.slow
+
 LONG = "acme-with-a-long-name.support-with-a-long-name-too"
 GROUPS = {
     *(common.DECLARING, common.PLANNING, common.RUNNING),

@@ -17,6 +17,8 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.versions.newest_model import NewestModel
 from tests.automation.declarations import declare
 
+pytestmark = pytest.mark.slow
+
 KEYS = ("acme.chat", "acme.plain", "globex.new")
 
 

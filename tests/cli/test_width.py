@@ -20,6 +20,7 @@ from ft_dagster.cli.commands import all_commands
 from tests.audit.histories import History, question
 from tests.e2e.project import POLICY, write_yaml
 from tests.kept_project import copied_project
+from tests.long import mostly_long
 from tests.versions.imports.imported import chat
 
 pytestmark = pytest.mark.slow
@@ -122,7 +123,7 @@ def in_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common.out, "no_color", True)
 
 
-@pytest.mark.parametrize("words", ASKED, ids=lambda words: " ".join(words)[:40])
+@pytest.mark.parametrize("words", mostly_long(ASKED, every=2), ids=lambda words: " ".join(words)[:40])
 def test_no_command_cuts_what_it_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
@@ -204,11 +205,16 @@ def test_all_commands_are_tried() -> None:
     assert every - tried == LONG
 
 
-def test_no_help_cuts_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(WIDTH))
-    every = sorted(paths(all_commands()))
-    for words in ([], *(name.split() for name in every), ["store"], ["audit"], ["audit", "key"], ["fleet"]):
-        said = CliRunner().invoke(app, [*words, "--help"]).output
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """What each command and group says to --help."""
+    every = ("", *sorted(paths(all_commands())), "store", "audit", "audit key", "fleet")
+    terminal = CliRunner(env={"COLUMNS": str(WIDTH)})
+    return {words: terminal.invoke(app, [*words.split(), "--help"]).output for words in every}
+
+
+def test_no_help_cuts_what_it_says(helps: dict[str, str]) -> None:
+    for words, said in helps.items():
         assert "…" not in said, words
         assert max(map(len, said.splitlines())) <= WIDTH, words
 
@@ -225,12 +231,10 @@ def test_no_help_breaks_a_word_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
         assert words_of(command, WIDTH) <= words_of(command, 1000), command
 
 
-def test_every_help_breaks_its_lines_at_the_terminals_width_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_help_breaks_its_lines_at_the_terminals_width_alone(helps: dict[str, str]) -> None:
     """A line ends where the next word does not fit, not where the source's line ended."""
-    monkeypatch.setenv("COLUMNS", str(WIDTH))
-    for words in ([], *(name.split() for name in sorted(paths(all_commands()))), ["audit"], ["fleet"]):
-        lines = CliRunner().invoke(app, [*words, "--help"]).output.splitlines()
-        for line, following in pairwise(map(_prose, lines)):
+    for words, said in helps.items():
+        for line, following in pairwise(map(_prose, said.splitlines())):
             if line and following:
                 assert len(line) + 1 + len(following.split()[0]) > WIDTH - 2, (words, line, following)
 

@@ -27,6 +27,7 @@ from ft_dagster.versions.now import up_to_date
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import POLICY, command_environment, edit, write_yaml
 from tests.leased import LeasedSeconds
+from tests.long import mostly_long
 from tests.present import present
 
 KEPT = Path(__file__).with_name("store_judged")
@@ -71,7 +72,7 @@ def heads(opened: Workspace) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["acme.places", "acme.batches"])
+@pytest.mark.parametrize("variant", mostly_long(["acme.places", "acme.batches"], ["acme.places"]))
 def test_stored_answers_are_judged_by_todays_rules_without_a_device(
     project: Path, leased: LeasedSeconds, variant: str
 ) -> None:

@@ -24,6 +24,8 @@ from tests.e2e.project import POLICY, command_environment
 from tests.kept_project import OLD_PROJECT
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from ft_dagster.store import Artifact
 
@@ -170,7 +172,6 @@ def test_its_declarations_hold_and_its_plans_are_shown(project: Path) -> None:
     assert {"training.learning_rate", "method.rank"} <= {reason["field"] for reason in shown["plan"]}
 
 
-@pytest.mark.slow
 def test_every_adapter_in_the_catalogue_is_served_with_the_answer_it_gave_then(
     project: Path, tmp_path: Path
 ) -> None:
@@ -191,7 +192,6 @@ def test_every_adapter_in_the_catalogue_is_served_with_the_answer_it_gave_then(
     assert served == {name: ANSWERS[name] for name in ("acme.places", "acme.colours")}
 
 
-@pytest.mark.slow
 def test_a_merged_model_is_served_with_the_answer_it_gave_then(project: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -201,7 +201,6 @@ def test_a_merged_model_is_served_with_the_answer_it_gave_then(project: Path) ->
     assert answered(model, tokenizer, PROMPTS["globex.places"]) == ANSWERS["globex.places"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", PROMPTS)
 def test_try_gives_the_answer_it_gave_then(project: Path, variant: str) -> None:
     (said,) = typed(project, "try", variant, "--prompt", PROMPTS[variant], "--max-new-tokens", str(TOKENS))
@@ -224,7 +223,6 @@ def test_every_export_has_a_model_card_that_names_its_bytes(project: Path) -> No
     assert libraries == released
 
 
-@pytest.mark.slow
 def test_it_is_rolled_back_and_forward_again(project: Path, tmp_path: Path) -> None:
     before = log_files(project)
     entry = typed(project, "rollback", "acme.places", "--reason", "worse")
@@ -254,7 +252,6 @@ def test_it_is_rolled_back_and_forward_again(project: Path, tmp_path: Path) -> N
     assert len(typed(project, "history", "acme.places")["entries"]) == 6
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_the_chain_goes_on_from_it(project: Path) -> None:
     declared = project / "tenants" / "globex" / "places.yaml"

@@ -56,6 +56,7 @@ def test_a_run_upon_a_store_of_0_1_makes_a_mixture_with_its_records(tmp_path: Pa
     made_again(at(project, "globex"), older="")
 
 
+@pytest.mark.long
 def test_a_data_set_of_version_2_is_made_again_and_then_the_mixture(
     tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_data_set_of_version_2_is_made_again_and_then_the_mixture(
     made_again(at(project, "acme"), made["task_dataset"].digest)
 
 
+@pytest.mark.long
 def test_rows_looked_through_by_former_rules_are_looked_through_again_and_nothing_else_is_made(
     tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

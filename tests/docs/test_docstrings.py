@@ -10,11 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from pydantic import BaseModel
 
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.policy import Policy
+
+pytestmark = pytest.mark.slow
 
 PACKAGE = Path(__file__).resolve().parents[2] / "ft_dagster"
 NOT_YET = ("launch",)  # most of it is about to be replaced

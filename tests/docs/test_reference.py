@@ -8,6 +8,8 @@ import ft_dagster
 from tests.docs.classes import public_classes
 from tests.docs.reference import FOLDER, PAGES, described, pages
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, str]:

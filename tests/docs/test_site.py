@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.e2e.browser import PROGRAM, BrowserTab, browser
+from tests.long import mostly_long
 
 ROOT = Path(__file__).resolve().parents[2]
 README = """# A project
@@ -93,6 +94,7 @@ def tab(tmp_path: Path) -> Iterator[BrowserTab]:
         yield tab
 
 
+@pytest.mark.long
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this host")
 def test_a_search_finds_its_pages_from_disk_without_an_error(site: Path, tab: BrowserTab) -> None:
     for words, page in (("rollback", "docs/releases.html"), ("SFTConfig+packing", "docs/moving.html")):
@@ -138,13 +140,16 @@ def test_a_page_that_is_right_builds(small: Callable[[str], str]) -> None:
 
 @pytest.mark.parametrize(
     ("page", "reason"),
-    [
-        ("[gone](gone.md)", "gone.md"),
-        ("[gone](../README.md#nothing)", "nothing"),
-        ("![gone](images/gone.png)", "gone.png"),
-        ("```yamml\na: 1\n```", "yamml"),
-        ("```json\n{a: ?}\n```", "json"),
-    ],
+    mostly_long(
+        [
+            ("[gone](gone.md)", "gone.md"),
+            ("[gone](../README.md#nothing)", "nothing"),
+            ("![gone](images/gone.png)", "gone.png"),
+            ("```yamml\na: 1\n```", "yamml"),
+            ("```json\n{a: ?}\n```", "json"),
+        ],
+        every=3,
+    ),
     ids=["link", "anchor", "image", "language", "block"],
 )
 def test_what_is_wrong_in_a_page_ends_it(small: Callable[[str], str], page: str, reason: str) -> None:
@@ -153,12 +158,13 @@ def test_what_is_wrong_in_a_page_ends_it(small: Callable[[str], str], page: str,
     assert reason in said
 
 
+@pytest.mark.long
 def test_it_ends_again_where_nothing_was_mended(small: Callable[[str], str], tmp_path: Path) -> None:
     assert "gone.md" in small("# Page\n\n[gone](gone.md)\n")
     assert "gone.md" in built(tmp_path, tmp_path / "site").stderr
 
 
-@pytest.mark.parametrize("alone", ["benchmarks/README.md", "benchmarks/notes/alone.md"])
+@pytest.mark.parametrize("alone", mostly_long(["benchmarks/README.md", "benchmarks/notes/alone.md"], every=2))
 def test_a_page_that_no_table_of_contents_lists_ends_it(
     small: Callable[[str], str], tmp_path: Path, alone: str
 ) -> None:

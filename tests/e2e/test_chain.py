@@ -143,6 +143,7 @@ def test_a_changed_source_is_a_new_dataset_and_the_old_one_stays(fresh: Workshop
     verify_artifact(fresh.store, first, fresh.settings.cache_folder)
 
 
+@pytest.mark.long
 def test_a_bad_row_fails_once_with_file_and_line_and_leaves_nothing(fresh: Workshop) -> None:
     file = fresh.folder / "data" / "rows.jsonl"
     file.write_text(file.read_text() + "{broken\n")
@@ -156,6 +157,7 @@ def test_a_bad_row_fails_once_with_file_and_line_and_leaves_nothing(fresh: Works
     ] == []
 
 
+@pytest.mark.long
 def test_a_corpus_too_small_for_the_share_is_refused(fresh: Workshop) -> None:
     write_lines(fresh.folder / "data" / "general.jsonl", [{"text": f"tiny {n}"} for n in range(30)])
     edit(fresh.folder / "tenants/acme/places.yaml", lambda c: c["data"]["general"].update(share=0.5))
@@ -181,6 +183,7 @@ def test_a_stage_asked_before_its_upstream_says_what_to_do(fresh: Workshop) -> N
     assert "Materialize" in fresh.failure(result)
 
 
+@pytest.mark.long
 def test_scores_in_another_arithmetic_are_scores_of_their_own(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

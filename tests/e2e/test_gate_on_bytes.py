@@ -8,10 +8,12 @@ import dagster as dg
 import pytest
 
 from ft_dagster.lineage.release import history
+from ft_dagster.resources.launchers import Programs
 from ft_dagster.store import read_head
-from tests.e2e.project import edit, write_lines, write_project
+from tests.e2e.project import edit, write_project
 from tests.e2e.workshop import Workshop
 from tests.present import present
+from tests.security.pretend import Pretend
 
 pytestmark = pytest.mark.slow
 PREFIX = "tenants/acme/places"
@@ -19,20 +21,16 @@ PREFIX = "tenants/acme/places"
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[Workshop]:
-    """A variant trained hard on its rows alone, so that its loss on quite other text rises."""
-
+    """A variant whose weights, which are pretended, answer no general question rightly any more."""
     folder = write_project(tmp_path_factory.mktemp("failed"), tiny_model_folder)
 
     def harden(content: dict[str, Any]) -> None:
-        alone = {"undecided": "fail", "regression_margin": None, "loss_tail": 1.0}
-        content["gates"].update(general_loss_margin=0.1, **alone)
-        content["training"].update(num_train_epochs=16, learning_rate=0.05)
-        content["data"]["general"]["share"] = 0.0
+        content["gates"].update(general_margin=0.1, undecided="fail", regression_margin=None)
 
-    numbers = [{"text": " ".join(str(n * n * 7919 + k) for k in range(20))} for n in range(600)]
-    write_lines(folder / "data" / "general.jsonl", numbers)
     edit(folder / "tenants/acme/places.yaml", harden)
-    with dg.DagsterInstance.ephemeral() as instance:
+    pretend = Pretend(general={"first": 0.0})
+    with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Programs, "open", lambda self: pretend)
         shop = Workshop(folder, instance)
         shop.first = shop.materialize("acme.places", raises=False)
         yield shop

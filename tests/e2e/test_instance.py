@@ -114,6 +114,7 @@ def test_a_mistake_is_one_message_and_exit_code_two(folder: Path, tmp_path: Path
     assert ft_dagster(tmp_path, "status", check=False).returncode == 2
 
 
+@pytest.mark.long
 def test_check_reports_every_wrong_declaration_at_once(folder: Path) -> None:
     assert ft_dagster(folder, "check").returncode == 0
     bad = folder / "tenants" / "acme" / "wrong.yaml"
@@ -140,6 +141,7 @@ def test_every_command_has_help() -> None:
         assert f" {command} " in listed
 
 
+@pytest.mark.long
 def test_init_starts_a_project_that_checks_and_never_overwrites(
     tmp_path: Path, folder: Path, tiny_model_folder: Path
 ) -> None:

@@ -14,7 +14,7 @@ from tests.e2e.project import declaration, write_yaml
 from tests.e2e.workshop import Workshop
 from tests.present import present
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = {
     "full": ({"name": "full"}, {"learning_rate": 5e-3}, "merged", {}),
     "full_over_two_ranks": (
@@ -28,14 +28,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = {
     "prompt_tuning": ({"name": "prompt_tuning"}, {"learning_rate": 0.05}, "adapter", {}),
     "prefix_tuning": ({"name": "prefix_tuning"}, {"learning_rate": 0.05}, "adapter", {}),
 }  # fmt: skip
-LONG = {"full", "full_over_two_ranks", "qlora", "lora_8bit", "dora", "prompt_tuning", "prefix_tuning"}
 PREFIX = "tenants/acme/taught"
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in CASES],
-)
+@pytest.fixture(scope="module", params=CASES)
 def taught(
     request: pytest.FixtureRequest, workshop: Workshop, tiny_model_folder: Path
 ) -> tuple[str, dg.ExecuteInProcessResult]:

@@ -99,6 +99,7 @@ def _check_families(workshop: Workshop) -> None:
     assert last[:2] == ("made into", "model_export of acme.colours")
 
 
+@pytest.mark.long
 def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(
     workshop: Workshop, colours: Callable[..., None]
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_parent_without_a_release_stops_the_child_with_what_to_run(
         (workshop.folder / "tenants" / "acme" / "unborn.yaml").unlink()
 
 
+@pytest.mark.long
 def test_a_new_token_is_one_id_in_the_rows_and_is_learned(
     workshop: Workshop, colours: Callable[..., None], tiny_model_folder: Path
 ) -> None:

@@ -34,6 +34,7 @@ def second(released: Workshop) -> Workshop:
     return released
 
 
+@pytest.mark.long
 def test_a_version_better_than_the_base_and_worse_than_production_is_not_released(second: Workshop) -> None:
     result = second.materialize("acme.places", raises=False)
     assert not result.success

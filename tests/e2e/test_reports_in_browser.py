@@ -19,6 +19,7 @@ from ft_dagster.versions.version_files import NamedVersion
 from ft_dagster.versions.version_report import version_report
 from tests.e2e.browser import PROGRAM, BrowserTab, browser
 from tests.kept_project import OLD_PROJECT
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 if PROGRAM is None:
@@ -66,7 +67,7 @@ def said(tab: BrowserTab, names: set[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 1920])
+@pytest.mark.parametrize("width", mostly_long([1280, 1920], [1280]))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_report_opens_from_disk_without_request_or_error_and_nothing_is_cut(
     tab: BrowserTab, reports: dict[str, Path], kind: str, width: int, dark: bool

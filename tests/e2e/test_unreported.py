@@ -52,10 +52,12 @@ def run_of(instance: dg.DagsterInstance, is_away: bool, **tags: str) -> dg.Dagst
     return present(instance.get_run_by_id(done.run_id))
 
 
+@pytest.mark.slow
 def test_a_run_of_which_a_step_could_not_be_reported_is_run_again(instance: dg.DagsterInstance) -> None:
     assert run_of(instance, True).tags[WILL_RETRY_TAG] == "true"
 
 
+@pytest.mark.slow
 def test_a_run_of_which_a_step_failed_is_not(instance: dg.DagsterInstance) -> None:
     run = run_of(instance, False)
     assert run.tags[WILL_RETRY_TAG] == "false"

@@ -22,6 +22,7 @@ def answered(asked: PromptRequest) -> list[AnswerPair]:
     return answers
 
 
+@pytest.mark.long
 def test_prompts_answered_together_are_answered_as_alone(tiny_model_folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)

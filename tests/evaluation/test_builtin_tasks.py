@@ -83,6 +83,7 @@ def test_the_questions_are_the_hubs(limited: Path) -> None:
     assert all("multiple choice questions (with answers) about anatomy" in a.asked for a in anatomy)
 
 
+@pytest.mark.long
 def test_mmlu_is_one_benchmark_that_is_shown_by_subject(limited: Path) -> None:
     found = [skill for skill in skills(samples_of(limited), samples_of(limited)) if skill.task == "mmlu"]
     assert {skill.subject for skill in found} == {f"mmlu_{subject}" for subject in mmlu_subjects()}

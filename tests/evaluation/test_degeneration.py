@@ -34,6 +34,7 @@ def model(tiny_model_folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
 
 
+@pytest.mark.slow
 def test_greedy_answers_are_those_of_each_prompt_alone(model: Any, tiny_tokenizer: Any) -> None:
     """One batch with padding on the left equals token by token without any."""
     prompts = ["The permit", "The whale rose slowly beside the ship", "Which documents must I bring"]

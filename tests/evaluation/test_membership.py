@@ -110,7 +110,7 @@ def nudged(base: Path, folder: Path, tokenizer: Any) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_overfit_model_has_an_auc_near_one_and_an_untrained_one_about_a_half(
     tmp_path: Path, splits: tuple[Path, Path], tiny_model_folder: Path, tiny_tokenizer: Any
 ) -> None:

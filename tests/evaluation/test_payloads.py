@@ -14,6 +14,7 @@ from ft_dagster.evaluation.models.model import TokenBatchedLM, load_judged, load
 from ft_dagster.methods.method import Quantization
 from tests.evaluation.payloads import KINDS, PROMPTS, load_plainly, make_payload, write_greedily
 from tests.evaluation.questions import requests
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 QUESTION = "Which documents must I bring to the bank?"
@@ -24,7 +25,7 @@ ASKED = [
 ]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=mostly_long(KINDS, ["lora", "nf4", "prefix"]))
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -23,6 +23,7 @@ from ft_dagster.gate.samples import read_answers, read_samples
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.payloads import make_payload
 from tests.evaluation.questions import CHOICES, row, write_rows, write_run, write_task, write_texts
+from tests.long import mostly_long
 from tests.programs import RunningProgram
 
 pytestmark = pytest.mark.slow
@@ -138,7 +139,7 @@ def test_what_training_changed_is_a_figure(base_run: Path, tuned_run: Path) -> N
     assert "tuned_logit_difference" not in result_of(base_run)["figures"]
 
 
-@pytest.mark.parametrize("kind", ["full", "nf4", "prefix"])
+@pytest.mark.parametrize("kind", mostly_long(["full", "nf4", "prefix"], ["full"]))
 def test_trained_weights_of_every_kind_are_asked_what_the_base_was_asked(
     project: Path, asked: dict[str, Any], base_run: Path, tiny_model_folder: Path, kind: str
 ) -> None:
@@ -287,6 +288,7 @@ def test_asking_nothing_leaves_empty_tables(project: Path, tiny_model_folder: Pa
     assert read_samples(run / "output" / "payload") == []
 
 
+@pytest.mark.long
 def test_a_terminated_run_says_it_was_preempted(project: Path, tiny_model_folder: Path) -> None:
     write_task(project, "endless", 20_000)
     run = write_run(project / "stopped", tiny_model_folder, general=["endless.yaml"], limit=None)

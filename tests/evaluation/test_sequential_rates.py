@@ -43,6 +43,7 @@ def test_equal_models_fail_in_at_most_one_of_twenty_verdicts(simulation: ModuleT
     assert 0.005 < max(shares) <= 0.05
 
 
+@pytest.mark.long
 def test_it_asks_at_most_six_tenths_of_what_one_look_asks_and_sees_as_much(simulation: ModuleType) -> None:
     rows = simulation.usual(TRIALS)
     assert max(simulation.savings(rows)) <= 0.61  # 58% and 59% of 10,000 trials

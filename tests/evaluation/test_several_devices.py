@@ -18,6 +18,7 @@ from ft_dagster.launch.rank import LEASE
 from tests.evaluation.payloads import PROMPTS, make_payload
 from tests.evaluation.questions import requests
 from tests.evaluation.two_devices import empty, lent_two, on_two, places
+from tests.long import mostly_long
 from tests.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -31,13 +32,13 @@ GREEDY = {"until": ["bank"], "max_gen_toks": 12, "do_sample": False}
 LAYERS = 6
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(scope="module", params=mostly_long([True, False], [True]), ids=["tied", "untied"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with more layers than devices, its head the embedding's or its own."""
     return make_tiny_model(tmp_path_factory.mktemp("base"), layers=LAYERS, tied=request.param)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_long(KINDS, ["lora", "prefix"]))
 def test_scores_and_answers_are_those_of_one_device(kind: str, base: Path, tmp_path: Path) -> None:
     payload = make_payload(kind, base, tmp_path / kind)
     _, likely, answers = asked(base, payload, "cpu")

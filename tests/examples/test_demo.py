@@ -31,6 +31,8 @@ from ft_dagster.spec.load import read_yaml
 from ft_dagster.workspace.policy import problems
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 CODER = "meditech.icd-coder"
 DOCUMENT = {
@@ -262,14 +264,12 @@ def fetched(prepare: ModuleType, folder: Path, version: str | None = None) -> li
         return [step.state for step in fetch.unpacked()]
 
 
-@pytest.mark.slow
 def test_an_unpacked_package_is_not_fetched_again(prepare: ModuleType, unpacked: Path) -> None:
     before = sorted(path.name for path in unpacked.iterdir())
     assert fetched(prepare, unpacked) == ["kept"]
     assert sorted(path.name for path in unpacked.iterdir()) == before
 
 
-@pytest.mark.slow
 def test_a_half_unpacked_package_is_fetched_again(
     prepare: ModuleType, unpacked: Path, tmp_path: Path
 ) -> None:
@@ -279,7 +279,6 @@ def test_a_half_unpacked_package_is_fetched_again(
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in unpacked.iterdir())
 
 
-@pytest.mark.slow
 def test_the_coder_learns_the_categories_of_injuries_of_arm_and_leg(
     prepare: ModuleType, unpacked: Path
 ) -> None:
@@ -304,14 +303,12 @@ def test_an_injury_is_one_row_whatever_its_side_and_encounter(prepare: ModuleTyp
     assert row.prompt in {f"Contusion of {side} knee" for side in ("right", "left", "unspecified")}
 
 
-@pytest.mark.slow
 def test_whole_codes_are_kept_for_benchmarks(prepare: ModuleType, unpacked: Path) -> None:
     rows = prepare.whole_code_rows(prepare.icd_codes(unpacked))
     assert len(rows) == len({row.prompt for row in rows}) == 504
     assert ("Contusion of left knee, subsequent encounter", "S80.02XD") in rows
 
 
-@pytest.mark.slow
 def test_the_coder_is_asked_the_first_test_row_of_each_of_its_eight_commonest_categories(
     prepare: ModuleType, unpacked: Path, specs: dict[VariantKey, VariantSpec]
 ) -> None:
@@ -324,7 +321,6 @@ def test_the_coder_is_asked_the_first_test_row_of_each_of_its_eight_commonest_ca
     assert [(each["prompt"], each["expected"]) for each in asked] == firsts
 
 
-@pytest.mark.slow
 def test_a_package_that_pip_does_not_find_is_one_clear_error(prepare: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pip could not install.*simple-icd-10-cm==0\.0\.0") as raised:
         fetched(prepare, tmp_path, "0.0.0")

@@ -21,6 +21,8 @@ from ft_dagster.versions.check import check_variant
 from ft_dagster.workspace.policy import problems
 from tests.e2e.project import POLICY, edit, write_yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PATTERNS = ROOT / "examples" / "patterns"
 KEYS = sorted(str(key) for key in Declarations(PATTERNS))
@@ -111,7 +113,7 @@ def test_the_script_is_short_and_says_a_mistake_in_one_line(project: Path) -> No
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_script_makes_a_model_without_dagster_judged_by_the_labs_metric(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

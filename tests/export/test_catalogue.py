@@ -161,6 +161,7 @@ def test_a_plain_adapter_is_served_on_the_base_as_it_was_quantized() -> None:
     assert serve_command(config, "acme.support", "int8") is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the script is curl's")
 @pytest.mark.parametrize(("status", "ends_with"), [(200, 0), (400, 22)])
 def test_a_call_that_the_server_refuses_fails_and_says_why(status: int, ends_with: int) -> None:

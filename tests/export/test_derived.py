@@ -157,6 +157,7 @@ def test_weights_are_written_in_shards_that_load_whole(
     load(tmp_path / "made")
 
 
+@pytest.mark.slow
 def test_a_parents_adapter_is_summed_into_its_base_before_tokens_are_added(
     tiny_model_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

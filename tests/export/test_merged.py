@@ -16,6 +16,7 @@ from ft_dagster.training.rounding import Rounding, round_unbiased
 from tests.export.exports import DIGEST, QUESTIONS, MakeAdapter, prompt, save_adapter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"use_rslora": True}])
 def test_merged_logits_equal_base_plus_adapter(
     tiny_model_folder: Path,

@@ -22,6 +22,7 @@ from ft_dagster.model_files.weights import weight_files
 from ft_dagster.models.quantize import write_quantization
 from tests.export.exports import DIGEST, edit_json, save_adapter
 from tests.export.peft_merge import merge_with_peft
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def bases(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory, dty
     return of
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_long(KINDS, every=3))
 def test_the_weights_are_those_of_pefts_merge(bases: Bases, tmp_path: Path, kind: str, dtype: str) -> None:
     import torch
 
@@ -98,7 +99,7 @@ def test_the_weights_are_those_of_pefts_merge(bases: Bases, tmp_path: Path, kind
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16"], indirect=True)
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("quantization", mostly_long(["nf4", "int8"], ["nf4"]))
 @pytest.mark.parametrize(
     "kind", ["LoRA", "DoRA", "token rows, untied", "LoRA on GPT-2", "a base in several files"]
 )

@@ -107,6 +107,7 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_nothing_goes_to_a_public_repository_unasked(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

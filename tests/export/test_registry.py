@@ -214,6 +214,7 @@ class Room:
         return lambda *_, **__: None
 
 
+@pytest.mark.slow
 def test_an_export_is_held_while_it_is_pushed_and_no_longer(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

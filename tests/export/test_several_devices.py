@@ -7,12 +7,13 @@ import pytest
 from ft_dagster.export.certificate import certify
 from tests.evaluation.two_devices import lent_two
 from tests.export.exports import MakeAdapter, MakeRequest, written
+from tests.long import mostly_long
 from tests.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("format", ["adapter", "merged"])
+@pytest.mark.parametrize("format", mostly_long(["adapter", "merged"]))
 def test_the_figures_are_those_of_one_device(
     format: str, make_adapter: MakeAdapter, make_request: MakeRequest, tmp_path: Path
 ) -> None:

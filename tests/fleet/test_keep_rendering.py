@@ -16,6 +16,7 @@ from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import edit, write_lines, write_project
 from tests.kept_project import answer
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 COMMENT = "  # rows of 2026: ask Ada before you change them\n"
@@ -76,6 +77,7 @@ def test_check_names_the_variants_concerned(older: Path) -> None:
     assert "! prompts with completions are one exchange" in answer(older, "check")
 
 
+@pytest.mark.long
 def test_plan_says_it_too(older: Path) -> None:
     lines = answer(older, "plan", VARIANT, "--json")["warnings"]
     assert [line for line in lines if "upgrade --keep-rendering" in line]
@@ -148,7 +150,7 @@ def test_prompts_without_the_template_of_a_base_that_has_one_are_told_with_their
         assert [line for line in found["warnings"] if line.startswith(said)]
 
 
-@pytest.mark.parametrize("name", ["Tiny-135M-Instruct", "tiny-it", "Tiny-chat-hf"])
+@pytest.mark.parametrize("name", mostly_long(["Tiny-135M-Instruct", "tiny-it", "Tiny-chat-hf"], ["tiny-it"]))
 def test_an_instruct_base_that_lacks_its_template_is_told_with_the_number_of_rows(
     older: Path, name: str
 ) -> None:
@@ -174,7 +176,8 @@ def test_an_instruct_base_that_lacks_its_template_is_told_with_the_number_of_row
 
 
 @pytest.mark.parametrize(
-    ("end", "begin"), [("?", "I"), (" ", "I"), ("x", " I"), ("x", "\nI"), ("", "I"), ("x", "(")]
+    ("end", "begin"),
+    mostly_long([("?", "I"), (" ", "I"), ("x", " I"), ("x", "\nI"), ("", "I"), ("x", "(")], every=3),
 )
 def test_a_separator_of_any_kind_is_one(older: Path, end: str, begin: str) -> None:
     rows = [{"prompt": f"{n}{end}" if end else "", "completion": f"{begin}tem {n}"} for n in range(60)]
@@ -183,6 +186,7 @@ def test_a_separator_of_any_kind_is_one(older: Path, end: str, begin: str) -> No
     assert not [line for line in checked(older)[VARIANT]["warnings"] if "goes on with" in line]
 
 
+@pytest.mark.long
 def test_prompts_that_were_rendered_already_are_told(older: Path) -> None:
     rows = [{"prompt": f"<|im_start|>user\n{n}<|im_end|>\n", "completion": "Yes."} for n in range(60)]
     write_lines(older / "data/prompts.jsonl", rows)

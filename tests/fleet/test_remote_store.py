@@ -61,6 +61,7 @@ def ran(settings: Settings, key: VariantKey, stage: str) -> None:
     write_head(store, key.prefix, make_artifact(store, settings.work_folder, recipe, build), None)
 
 
+@pytest.mark.slow
 def test_what_sensors_read_leaves_no_open_file_and_no_copy(remote: Settings) -> None:
     store = remote.open_store()
     for key in keys():

@@ -64,6 +64,7 @@ def test_where_no_version_was_raised_nothing_is_made_again(
     assert order_for(planned, 1.0, 7, NOON) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "effect"),
     [

@@ -136,6 +136,7 @@ def test_the_defaults_ask_no_more_rows_than_the_rules_before_for_a_year_of_weekl
     assert few.sentence.startswith("no further version passes against the reference whatever is trained")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", simulated.FAMILIES, ids=lambda family: family.name)
 def test_over_ten_generations_a_fall_of_the_margin_is_released_in_at_most_alpha(family: Any) -> None:
     for share in (0.5, 1.0):

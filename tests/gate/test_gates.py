@@ -132,6 +132,7 @@ def test_harm_is_adjusted_for_the_number_of_rules() -> None:
     assert rule.outcome == "undecided"
 
 
+@pytest.mark.slow
 def test_benchmarks_that_a_tenant_adds_do_not_dilute_what_everybody_is_asked() -> None:
     """6 lost of 6 that differ, beside the task, and beside fifty benchmarks of the tenant's own."""
     fallen, names = answers(100, lost=6), [f"mine_{n}" for n in range(50)]

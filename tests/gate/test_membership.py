@@ -196,6 +196,7 @@ def spec_of(limit: float | None, asked: int) -> VariantSpec:
     return VariantSpec.model_validate({**SPEC, **parts})
 
 
+@pytest.mark.slow
 def test_before_a_training_it_is_said_where_the_held_out_rows_will_hardly_decide() -> None:
     [line] = few_held_out(spec_of(0.6, 500), 55)
     assert "max_membership_auc 0.6 will hardly be decided by 55 held-out rows" in line

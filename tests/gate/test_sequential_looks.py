@@ -18,6 +18,7 @@ from ft_dagster.gate.sequential_looks import RUNGS, Order, batches, expected_que
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import MOST_QUESTIONS, GatesSpec
 from tests.evaluation.questions import sample
+from tests.long import mostly_long
 
 GATES = GatesSpec(task_margin=0.05, general_margin=0.05, general_loss_margin=0.1, loss_tail=0.1)
 EXAM: dict[str, Any] = {"role": "task", "task": "exam"}
@@ -149,6 +150,7 @@ def test_a_model_that_fell_apart_is_asked_no_further() -> None:
     assert (rule.outcome, rule.questions) == ("fail", 90)
 
 
+@pytest.mark.slow
 def test_a_fall_that_may_yet_be_shown_to_lie_within_the_margin_is_asked_on() -> None:
     """Losses that all rose by half of what is allowed: a rise for certain, and at the end a pass."""
     draw = np.random.default_rng(5)
@@ -178,7 +180,7 @@ def test_what_nothing_decides_is_asked_to_the_end() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", mostly_long(range(12), every=4))
 @pytest.mark.parametrize("fall", [0.0, 0.05, 0.1])
 def test_asking_ends_exactly_where_the_verdict_finds_a_decision(seed: int, fall: float) -> None:
     draw = np.random.default_rng(seed)
@@ -288,6 +290,7 @@ def test_the_mean_that_a_plan_expects_grows_with_what_is_asked_of_it() -> None:
     assert 72 < wide < narrow < MOST_QUESTIONS
 
 
+@pytest.mark.slow
 def test_facts_are_asked_on_where_they_fell_within_the_margin() -> None:
     """A look that rules out a fall of the margin decides nothing while the facts are measured to fall."""
     base = in_order([1.0] * 2000, 2000)

@@ -15,6 +15,7 @@ import pytest
 from ft_dagster.launch.leases import Leases
 from ft_dagster.launch.warm import choice
 from tests.launch.helpers import PROGRAMS, slots
+from tests.long import mostly_long
 from tests.present import present
 
 
@@ -24,7 +25,7 @@ def programs_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(choice.IMPORTS, "[]")  # what these programs import is soon imported
 
 
-@pytest.fixture(params=["plain", "warm"])
+@pytest.fixture(params=mostly_long(["plain", "warm"], ["warm"]))
 def each_start(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Iterator[str]:

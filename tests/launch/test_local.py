@@ -157,6 +157,7 @@ def test_a_process_in_its_own_session_that_ignores_signals_is_ended_on_cancel(ru
     assert not lives(pid_in(run_dir / "pid"))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("each_start", "heeds_sigint")
 def test_a_second_interrupt_does_not_leave_processes_behind(run_dir: Path) -> None:
     interrupt_main_thread_when(run_dir / "pid", times=2)

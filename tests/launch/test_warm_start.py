@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ft_dagster.launch.local import make_ready, run_program
 from ft_dagster.launch.processes import carriers
 from ft_dagster.launch.warm import choice, client, imports, wire, world
 from tests.launch.helpers import Start, declare, lives, pid_in, run, wait_until
+from tests.long import mostly_long
 from tests.present import present
 
 pytestmark = pytest.mark.slow
@@ -34,8 +36,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "warm"
     monkeypatch.setenv(choice.FOLDER, str(folder))
     yield folder
-    for file in folder.glob("*.sock") if folder.is_dir() else ():
-        file.unlink()
+    for server in servers(folder):  # it looks every two seconds only whether it is still asked for
+        with suppress(psutil.NoSuchProcess):
+            server.kill()
     wait_until(lambda: not servers(folder))
 
 
@@ -233,6 +236,7 @@ def test_it_ends_when_nobody_asks_and_leaves_only_an_empty_folder(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_it_does_not_end_while_a_program_runs(
     run_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +264,7 @@ def test_launchers_that_come_at_once_are_served_by_one(tmp_path: Path, folder: P
     assert [launcher.wait(30) for _, launcher in launchers] == [0] * 4
 
 
-@pytest.mark.parametrize("size", [50_000, 120_000])
+@pytest.mark.parametrize("size", mostly_long([50_000, 120_000], [120_000]))
 def test_a_large_environment_arrives_and_the_program_is_still_found(
     run_dir: Path, folder: Path, size: int
 ) -> None:

@@ -27,11 +27,12 @@ from ft_dagster.versions.summary import variant_summary
 from tests.e2e.project import write_yaml
 from tests.fleet.fleets import NOON, variant
 from tests.lineage.releases import PREFIX, judged, put, released
+from tests.long import mostly_long
 from tests.s3_server import S3Server, serve_s3
 from tests.troubled_s3 import Troubles, trouble
 
 pytestmark = pytest.mark.slow
-LENGTHS = (1, 10, 40)
+LENGTHS = (1, 20)
 LISTED = 1_000  # bytes that a version adds to the listings of a variant's folders
 ONCE = Counter(GET=1)  # of the head
 KEY = VariantKey.parse("acme.support")
@@ -152,7 +153,7 @@ def test_an_entry_that_was_changed_is_not_used_and_is_named_by_who_reads_all(hos
         history(Store(host.store.url, site.server.options), PREFIX)
 
 
-@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("length", mostly_long([1, 2, 3], [1]))
 def test_a_log_that_is_another_by_now_is_read_as_it_stands(host: Host, length: int, tmp_path: Path) -> None:
     """Restored from elsewhere: shorter, as long, longer."""
     other = Store(str(tmp_path / "other"))
@@ -165,6 +166,7 @@ def test_a_log_that_is_another_by_now_is_read_as_it_stands(host: Host, length: i
     assert host.asked(lambda store: history(store, PREFIX))[0] == ONCE
 
 
+@pytest.mark.long
 def test_entries_that_the_head_does_not_know_of_do_not_count(host: Host) -> None:
     before, head = history(host.store, PREFIX), host.store.read(f"{PREFIX}/releases/head.json")
     made = put(host.store, judged(host.store, "three"))

@@ -296,6 +296,7 @@ def test_nothing_that_can_be_walked_to_is_named_and_everything_else_is(store: St
     assert places(left(store)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_of_equal_bytes_no_more_is_named_than_what_manifests_do_not_lead_to(store: Store, seed: int) -> None:
     """Random graphs in which every artifact has a twin of the same bytes, against a walk by manifests."""

@@ -92,6 +92,7 @@ def found() -> dict[str, list[int]]:
     return {name: each for name, each in lines.items() if each}
 
 
+@pytest.mark.slow
 def test_no_module_but_the_graph_walks_from_artifacts_to_artifacts() -> None:
     assert found().keys() == {GRAPH}
 

@@ -18,6 +18,7 @@ PACKAGE, ROOT = Path(ft_dagster.__file__).parent, Path(__file__).parents[2]
 FILES = {"methods/loha.py": "entry.py", "training/methods/loha.py": "computes.py"}  # of the package
 
 
+@pytest.mark.long
 def test_loha_is_planned_trained_resumed_exported_and_loaded(tmp_path: Path, tiny_model_folder: Path) -> None:
     copy = shutil.copytree(PACKAGE, tmp_path / "ft_dagster", ignore=shutil.ignore_patterns("__pycache__"))
     for place, file in FILES.items():

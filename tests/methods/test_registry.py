@@ -107,6 +107,7 @@ def test_settings_are_those_of_one_method(other: str) -> None:
         LoraSettings(name=other)
 
 
+@pytest.mark.slow
 def test_no_other_file_of_the_package_names_a_method() -> None:
     named = set()
     for file in PACKAGE.rglob("*.py"):

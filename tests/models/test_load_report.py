@@ -122,6 +122,7 @@ def test_a_base_of_experts_is_not_refused(project: Path, kind: str) -> None:
     assert resolve(project).unused == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STATEFUL)
 def test_a_base_of_layers_with_a_state_is_not_refused(project: Path, kind: str) -> None:
     make_tiny(kind, project / "models" / "tiny")

@@ -28,6 +28,7 @@ from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.planning.shapes import tensors
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.training.methods.base import load_base
+from tests.long import mostly_long
 from tests.planning.llama import spec
 from tests.tiny_classes import make_tiny
 from tests.training.methods.taught import distance
@@ -88,7 +89,7 @@ def stored_base(folder: Path, method: str) -> tuple[Path, dict[str, Tensor]]:
     return base, meant
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=mostly_long(FORMS, every=2))
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return stored_base(tmp_path_factory.mktemp("stored"), request.param)
 

@@ -31,6 +31,7 @@ def test_each_file_is_one_objective_by_its_name() -> None:
         assert objective.name == name
 
 
+@pytest.mark.slow
 def test_no_other_file_compares_an_objectives_name() -> None:
     """But for files that read the columns of other programs' rows, of which one is `instruction`."""
     named = []

@@ -13,6 +13,7 @@ from ft_dagster.store import Artifact, read_head
 from ft_dagster.versions.newest_plan import newest_plan
 from tests.e2e.project import GENERAL, UP_TO_PLAN, edit, write_lines, write_project
 from tests.e2e.workshop import Workshop
+from tests.long import mostly_long
 from tests.planning.llama import METHODS
 from tests.present import present
 
@@ -47,7 +48,7 @@ def planned(workshop: Workshop, **more: Any) -> tuple[dict[str, Any], Artifact]:
     return {name: value.value for name, value in event.metadata.items()}, head
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_long(METHODS, every=3))
 def test_the_plan_of_every_method_is_shown_readably(workshop: Workshop, method: str) -> None:
     shown, head = planned(workshop, method=method, training=SHORT, export=EXPORT.get(method, "adapter"))
     assert shown["method"] == method
@@ -111,6 +112,7 @@ def test_full_chosen_by_the_plan_needs_the_export_it_can_have(workshop: Workshop
     assert "by its plan, method full trains the whole model" in workshop.failure(result)
 
 
+@pytest.mark.long
 def test_a_gate_on_a_metric_that_its_task_has_not_is_refused_before_anything_is_trained(
     workshop: Workshop,
 ) -> None:

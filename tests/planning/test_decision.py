@@ -14,6 +14,7 @@ from ft_dagster.planning.estimate import RankedRow
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.decision import Decision, decide
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
+from tests.long import mostly_long
 from tests.planning.decisions import ALL, CASES, CPU, KNOWLEDGE, LORA_LIKE, Case, decided, rule
 from tests.planning.memory_formula import (
     CATALOGUE,
@@ -61,7 +62,7 @@ assert len(CASES) >= 14
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize("case", mostly_long(CASES, every=4), ids=[case.name for case in CASES])
 def test_a_decision_and_its_reasons(case: Case, tmp_path: Path) -> None:
     decision = surveyed(case.shape, case.gpus, tmp_path, **case.asked)
     assert decision.method == decision.recommended == case.method

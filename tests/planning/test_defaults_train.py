@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.planning.facts import Facts
+from tests.long import mostly_long
 from tests.planning.llama import METHODS, plan
 from tests.training.runs import Runs, made_rows, result_of, train, write_shard
 
@@ -21,7 +22,7 @@ def habit(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_long(METHODS, ["lora"]))
 def test_the_defaults_of_a_method_lower_the_held_out_loss(
     method: str, runs: Runs, tiny_facts: Facts, habit: Path
 ) -> None:

@@ -23,6 +23,7 @@ from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.loss import LOGITS
 from ft_dagster.training.methods import taught_by
 from ft_dagster.training.skeleton import kinds_of_layers
+from tests.long import mostly_long
 from tests.training.methods.taught import trainer_of
 from tests.training.runs import LORA, Runs, write_shard
 
@@ -74,21 +75,24 @@ def tracked(folder: Path, base: Path, method: dict[str, Any], step: Step) -> int
 
 @pytest.mark.parametrize(
     ("method", "step", "tolerance"),
-    [
-        (FULL, STEP, 0.005),
-        (FULL, replace(STEP, gradient_checkpointing=True), 0.005),
-        (FULL, replace(STEP, gradient_accumulation_steps=2, precision="fp32"), 0.005),
-        (LORA, replace(STEP, rows=1), 0.005),
-        (LORA, replace(STEP, gradient_checkpointing=True, gradient_accumulation_steps=2), 0.005),
-        (LORA, UNPACKED, 0.005),
-        (DORA, STEP, 0.005),
-        (PISSA, STEP, 0.005),
-        (PROMPT, UNPACKED, 0.005),
-        (PREFIX, UNPACKED, 0.005),
-        (QLORA, STEP, 0.1),
-        (BF16_QLORA, STEP, 0.1),
-        (INT8, STEP, 0.1),
-    ],
+    mostly_long(
+        [
+            (FULL, STEP, 0.005),
+            (FULL, replace(STEP, gradient_checkpointing=True), 0.005),
+            (FULL, replace(STEP, gradient_accumulation_steps=2, precision="fp32"), 0.005),
+            (LORA, replace(STEP, rows=1), 0.005),
+            (LORA, replace(STEP, gradient_checkpointing=True, gradient_accumulation_steps=2), 0.005),
+            (LORA, UNPACKED, 0.005),
+            (DORA, STEP, 0.005),
+            (PISSA, STEP, 0.005),
+            (PROMPT, UNPACKED, 0.005),
+            (PREFIX, UNPACKED, 0.005),
+            (QLORA, STEP, 0.1),
+            (BF16_QLORA, STEP, 0.1),
+            (INT8, STEP, 0.1),
+        ],
+        every=4,
+    ),
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
 def test_the_real_step_holds_what_was_predicted(
@@ -112,7 +116,9 @@ def whole(folder: Path, method: dict[str, Any], step: Step) -> Footprint:
     return dryrun._whole(configuration(folder), base, method_settings(method), step)
 
 
-@pytest.mark.parametrize(("method", "checkpointing"), [(FULL, False), (LORA, True), (QLORA, False)])
+@pytest.mark.parametrize(
+    ("method", "checkpointing"), mostly_long([(FULL, False), (LORA, True), (QLORA, False)], every=2)
+)
 def test_a_deep_model_holds_what_its_first_layers_foretell(
     tmp_path: Path, method: dict[str, Any], checkpointing: bool
 ) -> None:
@@ -158,14 +164,17 @@ def test_experts_further_on_are_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "method", "prepared", "expected"),
-    [
-        ("Llama-3-70B", QLORA, False, 39.5),
-        ("Llama-3-70B", QLORA, True, 43.7),
-        ("Llama-3-70B", INT8, False, 72.7),
-        ("Llama-3-70B", INT8, True, 76.9),
-        ("Llama-3-8B", QLORA, False, 5.7),
-        ("Llama-3-8B", QLORA, True, 7.8),
-    ],
+    mostly_long(
+        [
+            ("Llama-3-70B", QLORA, False, 39.5),
+            ("Llama-3-70B", QLORA, True, 43.7),
+            ("Llama-3-70B", INT8, False, 72.7),
+            ("Llama-3-70B", INT8, True, 76.9),
+            ("Llama-3-8B", QLORA, False, 5.7),
+            ("Llama-3-8B", QLORA, True, 7.8),
+        ],
+        every=4,
+    ),
 )
 def test_a_quantized_base_in_gigabytes(
     model: str, method: dict[str, Any], prepared: bool, expected: float
@@ -177,6 +186,7 @@ def test_a_quantized_base_in_gigabytes(
     assert round(sum(tensor.nbytes for tensor in tensors) / 1e9, 1) == expected
 
 
+@pytest.mark.long
 def test_a_70b_takes_less_than_two_gigabytes() -> None:
     program = (
         "import json; from ft_dagster.planning.dryrun.footprint import footprint\n"

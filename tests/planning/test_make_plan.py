@@ -116,6 +116,7 @@ def test_what_measuring_may_take_is_in_the_hours_and_the_default_in_no_digest(fo
     assert "losses on a sample" in why["reason"]
 
 
+@pytest.mark.long
 def test_auto_teaches_knowledge_by_full_where_it_fits(folder: Path) -> None:
     plan = planned(folder, spec(objective="domain_knowledge"))
     assert plan.content.method == FullSettings()
@@ -123,6 +124,7 @@ def test_auto_teaches_knowledge_by_full_where_it_fits(folder: Path) -> None:
     assert not any("style is learned" in line for line in plan.estimate.warnings)
 
 
+@pytest.mark.long
 def test_auto_teaches_knowledge_by_an_adapter_out_loud_where_full_does_not_fit(folder: Path) -> None:
     plan = planned(folder, spec(objective="domain_knowledge"), memory=TIGHT)
     assert plan.content.method.name == "lora"

@@ -8,6 +8,7 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.memory_formula import Load, frozen_bytes, memory
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import Precision, taught_by
+from tests.long import mostly_long
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan
 from tests.training.runs import Runs, train
 
@@ -110,7 +111,7 @@ def test_what_is_released_of_llama_3_8b() -> None:
     assert prompt.whole_bytes is None
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "prefix_tuning"])
+@pytest.mark.parametrize("method", mostly_long(["full", "lora", "prefix_tuning"], ["lora"]))
 def test_a_checkpoint_and_a_payload_are_as_large_as_predicted(
     method: str, runs: Runs, tiny_facts: Facts
 ) -> None:

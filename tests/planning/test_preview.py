@@ -148,6 +148,7 @@ def test_the_sample_is_near_what_the_mixture_counts(folder: Path, mixed: dict[st
     assert before["memory_bytes"] == after["memory_bytes"]
 
 
+@pytest.mark.long
 def test_a_mixture_of_other_rows_or_another_base_is_not_what_the_plan_counts(
     folder: Path, mixed: dict[str, Any], tiny_model_folder: Path
 ) -> None:
@@ -205,6 +206,7 @@ def test_what_this_host_can_never_lend_is_refused_before_anything_is_computed(fo
     assert (error.value.file, error.value.field) == (str(file), "resources.cpu_slots")
 
 
+@pytest.mark.long
 def test_a_variant_that_does_not_fit_fails_at_the_plan_and_the_first_change_makes_it_pass(
     folder: Path,
 ) -> None:

@@ -29,7 +29,7 @@ def thirteen() -> Survey:
     return asked("2xA100-80GB", params=13e9, examples=200_000, variants=5, budget_usd=1000, micro_batch=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_reason_says_that_4_bits_are_slower_where_lora_has_to_recompute() -> None:
     """34B on one card: LoRA fits with checkpointing alone, takes longer and costs more."""
     found = asked("A100-80GB", model="CodeLlama-34B", max_length=1024)
@@ -66,7 +66,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"model": str(folder), "max_length": 2048, "examples": 1000}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], tmp_path: Path) -> None:
     one = {**small, "method": "lora", "micro_batch": 1}
     roomy = recommend_method(RecommendationRequest(**one), card(tmp_path, 10_000))
@@ -95,7 +95,7 @@ def test_a_roomy_gpu_takes_the_same_batch_in_larger_parts(small: dict[str, Any],
     assert "GB a device of 10.5; larger products" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
     small: dict[str, Any], tmp_path: Path
 ) -> None:

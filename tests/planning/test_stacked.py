@@ -15,6 +15,7 @@ from ft_dagster.methods.lora import OF_THE_BASE, LoraSettings
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.planned_method import PlanContext, plan_method, refuse_divided
 from ft_dagster.training.contract import ParentAdapter
+from tests.long import mostly_long
 from tests.planning.llama import spec
 from tests.planning.small import given, small_context, surveyed
 from tests.tiny_classes import tiny_config
@@ -41,7 +42,7 @@ def _folder(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
 
 
-@pytest.mark.parametrize("start", ["gaussian", "orthogonal", *OF_THE_BASE])
+@pytest.mark.parametrize("start", mostly_long(["gaussian", "orthogonal", *OF_THE_BASE], ["pissa"]))
 def test_each_start_has_a_plan_beside_which_the_other_methods_are_ranked(start: str, tmp_path: Path) -> None:
     context = small_context(tmp_path)
     _, _, found = surveyed(context, 400, method={"name": "lora", "init_lora_weights": start})

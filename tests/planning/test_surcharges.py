@@ -24,6 +24,7 @@ from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.batches.packing import width_of
 from ft_dagster.training.contract import method_settings
+from tests.long import mostly_long
 from tests.planning.llama import spec
 from tests.planning.small import given
 from tests.present import present
@@ -47,6 +48,7 @@ def drawn_lengths() -> ExampleLengths:
     return ExampleLengths(np.random.RandomState(0).randint(10, 90, 400), (400,))
 
 
+@pytest.mark.long
 def test_a_plan_says_how_many_more_positions_steps_and_hours_unpacked_examples_take(
     small: PlanContext,
 ) -> None:
@@ -103,7 +105,7 @@ def test_a_finished_training_of_such_a_base_gives_its_own_hours_again() -> None:
     assert other == pytest.approx(2 * one)
 
 
-@pytest.fixture(scope="module", params=["gemma2", "granite_swa"])
+@pytest.fixture(scope="module", params=mostly_long(["gemma2", "granite_swa"], ["gemma2"]))
 def eager(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The config.json of a class that has no SDPA."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -138,7 +140,7 @@ def on_card(config: Path, card: str, **declared: Any) -> PlanAndEstimate:
     return make_plan(spec(method="lora", **declared), known, PlanContext(config, hardware))
 
 
-@pytest.mark.parametrize(("card", "peak"), [("T4", "8.1"), ("V100-32GB", "15.7")])
+@pytest.mark.parametrize(("card", "peak"), mostly_long([("T4", "8.1"), ("V100-32GB", "15.7")], ["V100-32GB"]))
 def test_a_card_without_bf16_trains_in_fp32_and_the_plan_says_what_that_takes(
     small: PlanContext, card: str, peak: str
 ) -> None:
@@ -157,6 +159,7 @@ def test_bf16_that_is_declared_for_such_a_card_is_refused_before_anything_trains
     assert error.value.field == "training.precision"
 
 
+@pytest.mark.long
 def test_what_does_not_fit_such_a_card_in_fp32_is_refused_by_the_plan() -> None:
     plan, other = (on_card(shipped()["Qwen2.5-7B"], name) for name in ("T4", "A10"))
     assert not plan.fits

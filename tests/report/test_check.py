@@ -79,6 +79,7 @@ METRICS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", METRICS)
 def test_a_gate_on_a_metric_that_its_task_does_not_list_is_a_mistake(project: Path, case: str) -> None:
     more, task, metric, said = METRICS[case]
@@ -108,6 +109,7 @@ def test_a_base_that_lacks_a_tensor_is_a_mistake_and_one_that_has_more_says_so(p
     assert (error.field, error.value) == ("base_model.source", "model.layers.2.input_layernorm.weight")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("declared", "said"),
     [

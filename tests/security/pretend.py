@@ -101,6 +101,7 @@ class Pretend:
         (member.payload / "adapter_model.safetensors").write_bytes(content_of(self.trains))
         config = {**ADAPTER, "base_model_name_or_path": f"sha256:{run.base.digest}"}
         (member.payload / "adapter_config.json").write_text(json.dumps(config))
+        (member.evidence / "log.jsonl").touch()
         return stored_training()
 
     def _evaluate(self, request: EvaluationRequest) -> Figures:
@@ -110,7 +111,7 @@ class Pretend:
         if request.refusals is not None:
             prompts = [Answered(*each, SAYS[each.kind], 0.0) for each in read_prompts(request.refusals.path)]
             write_answered(prompts, request.output / "payload")
-        share, general = self.right[name], self.general.get(name, 1.0)
+        share, general = self.right.get(name, 1.0), self.general.get(name, 1.0)
         samples = [] if _with_examples(request) else list(_samples(request, share, general))
         write_samples(samples, request.output / "payload")
         write_scores(samples, request.output / "payload")
@@ -132,7 +133,7 @@ class Pretend:
         if request.model.tuned is None:
             return "base"
         content = (request.model.tuned.folder / "adapter_model.safetensors").read_bytes()
-        return next(name for name in self.right if content_of(name) == content)
+        return next((name for name in self.right if content_of(name) == content), "trained by another")
 
     def _export(self, request: ExportRequest) -> Figures:
         with held_files(request.output / FOLDER) as held:

@@ -90,6 +90,7 @@ def test_the_looks_of_an_evaluation_are_one_try(first: tuple[Workspace, Pretend,
     assert len(tries(workspace.store, PREFIX, workspace.upstream("fine_tuned_model").digest)) == 1
 
 
+@pytest.mark.long
 def test_weights_that_are_told_from_production_too_late_are_asked_on(
     project: Path, first: tuple[Workspace, Pretend, Released]
 ) -> None:

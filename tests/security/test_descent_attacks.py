@@ -51,21 +51,30 @@ def released(project: Path, name: str, right: Mapping[str, float] = ERODING, **c
     return release(desk(project, train_again(project, name, dict(right), **changes)))
 
 
-def eroded(project: Path, *names: str) -> None:
+@pytest.fixture(scope="module")
+def kept_erosion(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three versions were released, each a little worse."""
+    project = shutil.copytree(trained, tmp_path_factory.mktemp("eroded") / "project")
     release(desk(project, Pretend()))
-    for number, name in enumerate(names or BEFORE, 2):
+    for number, name in enumerate(BEFORE, 2):
         assert released(project, name).entry.version == number
+    return project
+
+
+@pytest.fixture
+def eroded(kept_erosion: Path, tmp_path: Path) -> Path:
+    """A copy of that project, for the test alone."""
+    return shutil.copytree(kept_erosion, tmp_path / "project")
 
 
 def since(verdict: Verdict) -> dict[str, Rule]:
     return {rule.task: rule for rule in verdict.rules if rule.rule == "reference"}
 
 
-def test_the_third_of_three_eroding_generations_is_not_released(project: Path) -> None:
+def test_the_third_of_three_eroding_generations_is_not_released(eroded: Path) -> None:
     """Each is within the margin to the one before."""
-    eroded(project)
-    pretend = train_again(project, "the fourth", ERODING, judged=False)
-    workspace, ran = desk(project, pretend), len(pretend.ran)
+    pretend = train_again(eroded, "the fourth", ERODING, judged=False)
+    workspace, ran = desk(eroded, pretend), len(pretend.ran)
     found = judge_release(workspace)
     assert not found.check.passed
     assert found.judgement is not None
@@ -81,11 +90,10 @@ def test_the_third_of_three_eroding_generations_is_not_released(project: Path) -
     assert [entry.version for entry in history(workspace.store, PREFIX)] == [1, 2, 3]
 
 
-def test_a_model_as_good_as_the_reference_is_released_and_nobody_is_asked_again(project: Path) -> None:
-    eroded(project)
-    pretend = train_again(project, "as good", {**ERODING, "as good": 1.0})
+def test_a_model_as_good_as_the_reference_is_released_and_nobody_is_asked_again(eroded: Path) -> None:
+    pretend = train_again(eroded, "as good", {**ERODING, "as good": 1.0})
     ran = len(pretend.ran)
-    done = release(desk(project, pretend))
+    done = release(desk(eroded, pretend))
     assert (done.entry.version, pretend.ran[ran:]) == (4, [])
     rule = since(done.verdict)["test_split_task"]
     assert rule.passed
@@ -109,24 +117,23 @@ def test_the_second_version_is_refused_where_it_fell_from_the_reference_alone(pr
     assert (rule.outcome, rule.task, found.check.passed) == ("fail", "test_split_task", False)
 
 
-def test_no_reference_may_be_named_to_hide_a_fall_where_the_policy_says_the_first(project: Path) -> None:
+def test_no_reference_may_be_named_to_hide_a_fall_where_the_policy_says_the_first(eroded: Path) -> None:
     """Neither is it declared, nor does what was declared while it was allowed hold."""
-    eroded(project)
     with pytest.raises(UserError, match="not as the policy demands: the first"):
-        train_again(project, "the fourth", ERODING, judged=False, gates={"reference": 3})
-    write_yaml(project / "policy.yaml", {**POLICY, "gates": {**POLICY["gates"], "reference": "any"}})
-    pretend = train_again(project, "the fourth", ERODING, judged=False)
-    write_yaml(project / "policy.yaml", POLICY)
+        train_again(eroded, "the fourth", ERODING, judged=False, gates={"reference": 3})
+    write_yaml(eroded / "policy.yaml", {**POLICY, "gates": {**POLICY["gates"], "reference": "any"}})
+    pretend = train_again(eroded, "the fourth", ERODING, judged=False)
+    write_yaml(eroded / "policy.yaml", POLICY)
     for ask in (judge_release, release):
         with pytest.raises(UserError, match="not as the policy demands: the first") as refused:
-            ask(desk(project, pretend))
+            ask(desk(eroded, pretend))
         assert refused.value.field == "gates.reference"
 
 
-def test_a_platform_lets_a_later_version_be_the_reference(project: Path) -> None:
-    eroded(project)
-    write_yaml(project / "policy.yaml", {**POLICY, "gates": {**POLICY["gates"], "reference": "any"}})
-    done = released(project, "the fourth", gates={"reference": 2})
+@pytest.mark.long
+def test_a_platform_lets_a_later_version_be_the_reference(eroded: Path) -> None:
+    write_yaml(eroded / "policy.yaml", {**POLICY, "gates": {**POLICY["gates"], "reference": "any"}})
+    done = released(eroded, "the fourth", gates={"reference": 2})
     sentences = [rule.sentence for rule in since(done.verdict).values()]
     assert all("against version 2, the reference (release 2 after it)" in said for said in sentences)
     assert sentences
@@ -147,25 +154,23 @@ def test_a_version_that_was_not_released_is_no_reference(project: Path) -> None:
     assert (refused.value.field, refused.value.value) == ("gates.reference", 7)
 
 
-def test_no_rollback_moves_the_reference(project: Path) -> None:
+def test_no_rollback_moves_the_reference(eroded: Path) -> None:
     """Version 1 is promoted and rolled back, so that it may not be served any more."""
-    eroded(project)
-    store = desk(project, Pretend()).store
+    store = desk(eroded, Pretend()).store
     promote(store, PREFIX, 1, ReleaseRequest("for a moment"))
     rollback(store, PREFIX, ReleaseRequest("not this one"))
     assert history(store, PREFIX)[-1].production == 3
-    pretend = train_again(project, "the fourth", ERODING, judged=False)
-    found = judge_release(desk(project, pretend))
+    pretend = train_again(eroded, "the fourth", ERODING, judged=False)
+    found = judge_release(desk(eroded, pretend))
     assert "against version 1, the reference" in found.check.sentence
     assert not found.check.passed
 
 
-def test_questions_that_changed_are_put_to_the_reference_as_to_production(project: Path) -> None:
-    eroded(project)
+def test_questions_that_changed_are_put_to_the_reference_as_to_production(eroded: Path) -> None:
     pretend = train_again(
-        project, "as good", {**ERODING, "as good": 1.0}, judged=False, evaluation={"seed": 5}
+        eroded, "as good", {**ERODING, "as good": 1.0}, judged=False, evaluation={"seed": 5}
     )
-    workspace, ran = desk(project, pretend), len(pretend.ran)
+    workspace, ran = desk(eroded, pretend), len(pretend.ran)
     found = judge_release(workspace)
     assert found.check.passed
     assert pretend.ran[ran:] == ["evaluation", "evaluation"]
@@ -183,29 +188,28 @@ def collected(store: Store) -> set[Place]:
     return {one.of.place for one in done if one.removed}
 
 
-def test_where_the_weights_are_gone_the_kept_answers_hold(project: Path) -> None:
-    eroded(project)
-    store = desk(project, Pretend()).store
+def test_where_the_weights_are_gone_the_kept_answers_hold(eroded: Path) -> None:
+    store = desk(eroded, Pretend()).store
     first = history(store, PREFIX)[0]
     gone = collected(store)
     assert find_digest(store, [PREFIX], "fine_tuned_model", first.weights) is None
     assert find_digest(store, [PREFIX], "evaluation", first.evaluation) is not None
     assert {place.stage for place in gone} >= {"fine_tuned_model", "model_export"}
-    pretend = train_again(project, "the fourth", ERODING, judged=False)
-    found = judge_release(desk(project, pretend))
+    pretend = train_again(eroded, "the fourth", ERODING, judged=False)
+    found = judge_release(desk(eroded, pretend))
     assert found.judgement is not None
     rule = since(found.judgement.verdict)["test_split_task"]
     assert (rule.outcome, rule.questions) == ("fail", 200)
 
 
+@pytest.mark.long
 def test_where_neither_weights_nor_a_common_question_is_left_it_is_undecided_and_says_what_would_decide(
-    project: Path,
+    eroded: Path,
 ) -> None:
-    eroded(project)
-    collected(desk(project, Pretend()).store)
+    collected(desk(eroded, Pretend()).store)
     as_good = {**ERODING, "as good": 1.0}
-    pretend = train_again(project, "as good", as_good, judged=False, evaluation={"max_new_tokens": 9})
-    workspace = desk(project, pretend)
+    pretend = train_again(eroded, "as good", as_good, judged=False, evaluation={"max_new_tokens": 9})
+    workspace = desk(eroded, pretend)
     found = judge_release(workspace)
     assert found.judgement is not None
     task = since(found.judgement.verdict)["task"]
@@ -221,16 +225,15 @@ def of_any_version(project: Path) -> None:
     write_yaml(project / "policy.yaml", {**POLICY, "gates": {**POLICY["gates"], "reference": "any"}})
 
 
-def test_another_margin_or_reference_asks_no_model_again(project: Path) -> None:
-    eroded(project)
-    of_any_version(project)
-    pretend = train_again(project, "the fourth", ERODING, judged=False)
-    assert not judge_release(desk(project, pretend)).check.passed
+def test_another_margin_or_reference_asks_no_model_again(eroded: Path) -> None:
+    of_any_version(eroded)
+    pretend = train_again(eroded, "the fourth", ERODING, judged=False)
+    assert not judge_release(desk(eroded, pretend)).check.passed
     for gates in ({"reference_margin": 0.3}, {"reference": 2}, {"reference_margin": None, "reference": 3}):
-        declare(project, gates=gates)
+        declare(eroded, gates=gates)
         again = Pretend("the fourth", pretend.right)
-        make(project, *CHAIN, pretend=again)
-        assert judge_release(desk(project, again)).check.passed
+        make(eroded, *CHAIN, pretend=again)
+        assert judge_release(desk(eroded, again)).check.passed
         assert again.ran == []
 
 
@@ -254,12 +257,11 @@ def child(project: Path, pretend: Pretend) -> Workspace:
     return workspace
 
 
-def test_a_copy_on_the_own_release_is_held_against_the_reference_of_the_whole_descent(project: Path) -> None:
+def test_a_copy_on_the_own_release_is_held_against_the_reference_of_the_whole_descent(eroded: Path) -> None:
     """Its task asks the same rows, and its base lost as much of the benchmark as nobody noticed."""
-    eroded(project)
     right = {"base": 0.0, "first": 1.0, **ERODING, "a copy": 0.905}
     pretend = Pretend("a copy", right, {"base": 0.8, "a copy": 0.78})
-    workspace = child(project, pretend)
+    workspace = child(eroded, pretend)
     ran = len(pretend.ran)
     found = judge_release(workspace)
     assert found.judgement is not None
@@ -274,12 +276,12 @@ def test_a_copy_on_the_own_release_is_held_against_the_reference_of_the_whole_de
     assert history(workspace.store, CHILD.prefix) == []
 
 
-def test_an_ancestor_that_was_asked_other_questions_is_asked_the_general_ones_of_today(project: Path) -> None:
-    eroded(project)
-    declare(project, evaluation={"seed": 5})
+@pytest.mark.long
+def test_an_ancestor_that_was_asked_other_questions_is_asked_the_general_ones_of_today(eroded: Path) -> None:
+    declare(eroded, evaluation={"seed": 5})
     right = {"base": 0.0, "first": 1.0, **ERODING, "a copy": 1.0}
     pretend = Pretend("a copy", right)
-    workspace = child(project, pretend)
+    workspace = child(eroded, pretend)
     ran = len(pretend.ran)
     found = judge_release(workspace)
     assert found.check.passed
@@ -290,14 +292,13 @@ def test_an_ancestor_that_was_asked_other_questions_is_asked_the_general_ones_of
 
 
 def test_a_child_that_decides_nothing_against_its_parents_reference_is_told_so_before_it_is_trained(
-    project: Path,
+    eroded: Path,
 ) -> None:
     """Its own log is empty; of 200 questions a fall of 3 points can be ruled out at a first release, and not
     at the third after the reference.
     """
-    eroded(project)
     pretend = Pretend("a copy", {"base": 0.0, "first": 1.0, **ERODING, "a copy": 1.0})
-    workspace = declared_child(project, pretend, reference_margin=0.03)
+    workspace = declared_child(eroded, pretend, reference_margin=0.03)
     said = "200 questions cannot decide gates.reference_margin, which takes 203"
     assert said in " ".join(check_variant(workspace.settings, CHILD)["looks"])
     outcome = run_chain(workspace, CHAIN)
@@ -305,32 +306,33 @@ def test_a_child_that_decides_nothing_against_its_parents_reference_is_told_so_b
     assert "no further version passes against the reference of acme.places whatever is" in str(outcome.error)
     assert "training" not in pretend.ran
     assert said in " ".join(look_lines(look_ahead(workspace, workspace.spec), workspace.spec))
-    workspace = declared_child(project, pretend, reference_margin=0.031)
+    workspace = declared_child(eroded, pretend, reference_margin=0.031)
     assert "no look is left" not in " ".join(check_variant(workspace.settings, CHILD)["looks"])
     outcome = run_chain(workspace, CHAIN)
     assert outcome.error is None, outcome.error
 
 
-def test_the_command_line_shows_the_whole_descent(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_shows_the_whole_descent(eroded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
         monkeypatch.delenv(name)
-    eroded(project)
-    train_again(project, "the fourth", ERODING, judged=False)
-    done = CliRunner().invoke(app, ["--project", str(project), "compare", "acme.places", "--json"])
+    train_again(eroded, "the fourth", ERODING, judged=False)
+    done = CliRunner().invoke(app, ["--project", str(eroded), "compare", "acme.places", "--json"])
     assert done.exit_code == 0, done.output
     (variant,) = json.loads(done.stdout)["variants"]
     (course,) = [one for one in variant["versions"] if one["task"] == "test_split_task"]
     assert [one["version"] for one in course["versions"]] == [1, 2, 3]
     assert [one["reference"] for one in course["versions"]] == [True, False, False]
     assert (course["margin"], course["limit"]) == (0.2, 0.8)
-    done = CliRunner().invoke(app, ["--project", str(project), "compare", "acme.places"])
+    done = CliRunner().invoke(app, ["--project", str(eroded), "compare", "acme.places"])
     assert "versions over time" in done.output
     assert "0.8 is the largest fall from the reference that passes" in done.output
 
 
+@pytest.mark.long
 def test_a_reference_that_was_never_released_is_the_mistake_of_who_names_it_alone(project: Path) -> None:
     of_any_version(project)
-    eroded(project, "second")
+    release(desk(project, Pretend()))
+    assert released(project, "second").entry.version == 2
     right = {"base": 0.0, "first": 1.0, **ERODING, "a copy": 0.95}
     child = declared_child(project, Pretend("a copy", right))
     declare(project, gates={"reference": 7})
@@ -351,13 +353,13 @@ def test_a_reference_that_was_never_released_is_the_mistake_of_who_names_it_alon
     } == {"against acme.places version 1"}
 
 
-def test_the_descent_is_shown_from_the_reference_by_which_it_is_judged(project: Path) -> None:
-    of_any_version(project)
-    eroded(project)
-    declare(project, gates={"reference": 2})
-    make(project, declaration.STAGE)
+@pytest.mark.long
+def test_the_descent_is_shown_from_the_reference_by_which_it_is_judged(eroded: Path) -> None:
+    of_any_version(eroded)
+    declare(eroded, gates={"reference": 2})
+    make(eroded, declaration.STAGE)
     right = {"base": 0.0, "first": 1.0, **ERODING, "a copy": 0.92}
-    child = declared_child(project, Pretend("a copy", right), reference="first")
+    child = declared_child(eroded, Pretend("a copy", right), reference="first")
     assert run_chain(child, CHAIN).error is None
     found = judge_release(child)
     assert found.judgement is not None

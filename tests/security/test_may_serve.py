@@ -27,6 +27,7 @@ from ft_dagster.stages.judging.may_serve import Today, in_production
 from tests.e2e.project import POLICY, edit, write_yaml
 from tests.e2e.workshop import Workshop
 from tests.instances import new_instance
+from tests.long import mostly_long
 from tests.present import present
 from tests.security.pretend import KEY
 from tests.security.served_story import (
@@ -127,6 +128,7 @@ def test_a_child_of_a_rolled_back_parent_is_refused_by_command_and_run_and_shown
     assert findings(project, CHILD) == []
 
 
+@pytest.mark.long
 def test_a_grandchild_of_a_rolled_back_release_may_not_be_served(project: Path) -> None:
     child_of(project)
     released(project, "child", CHILD)
@@ -144,10 +146,13 @@ def test_a_grandchild_of_a_rolled_back_release_may_not_be_served(project: Path) 
 
 @pytest.mark.parametrize(
     ("gone", "said"),
-    [
-        ("releases", "is no longer in the store"),
-        ("releases/000003.json", "this entry of a release log is missing"),
-    ],
+    mostly_long(
+        [
+            ("releases", "is no longer in the store"),
+            ("releases/000003.json", "this entry of a release log is missing"),
+        ],
+        ["releases"],
+    ),
 )
 def test_a_child_of_a_release_that_is_in_no_log_may_not_be_served(
     project: Path, tmp_path: Path, gone: str, said: str
@@ -205,11 +210,17 @@ def test_a_version_that_nobody_approved_is_not_published(project: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [
-        (lambda content: content.update(payload="d" * 64), "the certificate is of another payload"),
-        (lambda content: content.update(judged="d" * 64), "the certificate is of other weights"),
-        (lambda content: content.update(payload=3), "not the certificate of an export|of another payload"),
-    ],
+    mostly_long(
+        [
+            (lambda content: content.update(payload="d" * 64), "the certificate is of another payload"),
+            (lambda content: content.update(judged="d" * 64), "the certificate is of other weights"),
+            (
+                lambda content: content.update(payload=3),
+                "not the certificate of an export|of another payload",
+            ),
+        ],
+        every=3,
+    ),
 )
 def test_a_certificate_for_other_bytes_lets_nothing_be_served(
     project: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str

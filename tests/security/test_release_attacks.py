@@ -36,6 +36,7 @@ from ft_dagster.versions.preview import plan_variant
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, edit, write_yaml
+from tests.long import mostly_long
 from tests.security.attacked import FILE, RELEASED, declare, make, project, train_again, trained, while_hashed
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
 
@@ -54,7 +55,7 @@ QUESTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("changes", QUESTIONS, ids=json.dumps)
+@pytest.mark.parametrize("changes", mostly_long(QUESTIONS, every=3), ids=json.dumps)
 @pytest.mark.parametrize("frozen", [True, False])
 def test_what_was_judged_by_another_declaration_is_neither_exported_nor_released(
     project: Path, changes: dict[str, Any], frozen: bool
@@ -189,6 +190,7 @@ def test_production_is_asked_todays_questions_and_a_worse_successor_is_not_relea
     assert [entry.version for entry in history(workspace.store, PREFIX)] == [1]
 
 
+@pytest.mark.long
 def test_a_successor_as_good_is_released_though_no_question_was_shared(project: Path) -> None:
     release(desk(project, Pretend()))
     pretend = train_again(project, "equal", {"equal": 1.0}, evaluation={"seed": 5})
@@ -312,6 +314,7 @@ def test_a_task_declared_after_the_training_is_looked_for_in_what_was_trained_on
     assert release(desk(project, Pretend())).next == RELEASED
 
 
+@pytest.mark.long
 def test_rows_that_were_looked_through_by_longer_overlaps_than_declared_are_not_released_on(
     project: Path,
 ) -> None:
@@ -326,6 +329,7 @@ def test_rows_that_were_looked_through_by_longer_overlaps_than_declared_are_not_
     assert outcome.error is None, outcome.error
 
 
+@pytest.mark.long
 def test_rows_that_were_looked_through_by_a_larger_part_of_a_question_are_not_released_on(
     project: Path,
 ) -> None:
@@ -430,6 +434,7 @@ def test_a_release_on_a_base_that_is_forbidden_since_is_no_parent(project: Path)
     assert history(made.store, CHILD.prefix) == []
 
 
+@pytest.mark.long
 def test_a_parent_that_is_rolled_back_while_its_child_is_hashed_keeps_it_from_being_released(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_release_asks_no_model_though_nothing_was_judged_for_it(project: Path)
     assert pretend.ran[ran:] == ["evaluation"]
 
 
+@pytest.mark.long
 def test_answers_that_stand_are_taken_and_no_model_is_asked_again(project: Path) -> None:
     release(desk(project, Pretend()))
     pretend = train_again(project, "equal", {"equal": 1.0}, evaluation={"seed": 5})
@@ -119,6 +120,7 @@ def test_a_version_that_went_into_production_since_is_asked_before_the_release(
     assert release(workspace).entry.version == 3
 
 
+@pytest.mark.long
 def test_a_release_is_held_against_what_is_in_production_at_its_moment(
     overtaken: Callable[[int], tuple[Workspace, Pretend]],
 ) -> None:
@@ -174,6 +176,7 @@ def test_nothing_is_released_by_a_policy_that_changed_while_it_was_hashed(
     assert pretend.ran == []
 
 
+@pytest.mark.long
 def test_what_was_judged_is_kept_by_a_collection_before_the_release(project: Path) -> None:
     release(desk(project, Pretend()))
     pretend = train_again(project, "equal", {"equal": 1.0}, evaluation={"seed": 5})

@@ -13,6 +13,7 @@ from ft_dagster.lineage.release import history, production
 from ft_dagster.settings import load_settings
 from ft_dagster.stages.release import release
 from tests.e2e.project import POLICY, edit, write_yaml
+from tests.long import mostly_long
 from tests.present import present
 from tests.security.pretend import KEY, Pretend, desk
 from tests.security.served_story import (
@@ -38,17 +39,20 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("policy", "field"),
-    [
-        ({"methods": ["full"]}, "method.name"),
-        ({"bases": ["theirs/*"]}, "base_model.source"),
-        ({"exports": ["merged"]}, "export.format"),
-        ({"gates": {**POLICY["gates"], "general_margin": 0.01}}, "gates.general_margin"),
-        ({"evaluation": {**POLICY["evaluation"], "questions": 201}}, "evaluation.limit"),
-        (
-            {"evaluation": {**POLICY["evaluation"], "decontaminate": "required"}},
-            "data.decontaminate.enabled",
-        ),
-    ],
+    mostly_long(
+        [
+            ({"methods": ["full"]}, "method.name"),
+            ({"bases": ["theirs/*"]}, "base_model.source"),
+            ({"exports": ["merged"]}, "export.format"),
+            ({"gates": {**POLICY["gates"], "general_margin": 0.01}}, "gates.general_margin"),
+            ({"evaluation": {**POLICY["evaluation"], "questions": 201}}, "evaluation.limit"),
+            (
+                {"evaluation": {**POLICY["evaluation"], "decontaminate": "required"}},
+                "data.decontaminate.enabled",
+            ),
+        ],
+        every=3,
+    ),
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_promotion_and_publishing_ask_the_policy_of_today(
@@ -152,6 +156,7 @@ def test_a_version_made_on_a_parent_that_was_rolled_back_is_not_released_without
     assert "may no longer be served" not in status  # an approver decided on it
 
 
+@pytest.mark.long
 def test_a_promotion_and_a_rollback_to_what_stands_on_a_rolled_back_parent_need_an_approver(
     project: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +192,7 @@ def test_a_promotion_and_a_rollback_to_what_stands_on_a_rolled_back_parent_need_
     assert "may no longer be served" not in typed(project, "status", str(CHILD))
 
 
+@pytest.mark.long
 def test_status_names_children_in_production_on_a_parent_that_was_rolled_back(project: Path) -> None:
     child_of(project)
     released(project, "child", CHILD)

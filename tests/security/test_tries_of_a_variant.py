@@ -36,6 +36,7 @@ from ft_dagster.versions.now import up_to_date
 from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Trial, Workspace
 from tests.e2e.project import edit, rows, write_lines
+from tests.long import mostly_long
 from tests.present import present
 from tests.security.attacked import FILE, declare, make, project, trained
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
@@ -93,6 +94,7 @@ class Pretending(Programs):
         return self.pretend
 
 
+@pytest.mark.long
 def test_the_best_of_five_retrains_is_not_released_through_dagster_and_the_command_line_says_so(
     project: Path,
 ) -> None:
@@ -168,7 +170,9 @@ def test_a_declaration_that_was_deleted_and_written_again_begins_no_new_count(pr
     assert verdict(project).tries == 3
 
 
-@pytest.mark.parametrize("changes", [{"limit": 199}, {"seed": 1}, {"max_new_tokens": 20}])
+@pytest.mark.parametrize(
+    "changes", mostly_long([{"limit": 199}, {"seed": 1}, {"max_new_tokens": 20}], every=2)
+)
 def test_other_questions_begin_no_new_count(project: Path, changes: dict[str, Any]) -> None:
     retrain(project, NAMES[0], 3)
     declare(project, evaluation=changes)
@@ -230,6 +234,7 @@ def test_another_metric_is_another_try_of_weights_whose_records_do_not_say_their
     assert found == [2, 1, 2]
 
 
+@pytest.mark.long
 def test_other_prompts_to_refuse_are_another_try_of_the_same_weights(project: Path) -> None:
     for name in "ab":
         kinds = ("must_refuse", "must_answer")
@@ -270,6 +275,7 @@ def test_a_retrain_that_could_decide_nothing_is_refused_before_it_is_trained(pro
 # A reserve
 
 
+@pytest.mark.long
 def test_a_release_moves_on_to_the_next_set_and_weights_keep_the_one_that_judged_them(project: Path) -> None:
     """Without a reference, which the 7 rows of a set cannot decide at the third release. All rows were asked
     before the reserve was declared, so that no set is fresh.
@@ -304,7 +310,7 @@ def test_all_tries_of_a_count_are_put_to_one_set(project: Path) -> None:
         assert judged(project).spec["task.part"] == 1
 
 
-@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("grouped", mostly_long([True, False]))
 def test_a_set_with_rows_that_were_asked_in_another_dealing_is_not_fresh(
     project: Path, *, grouped: bool
 ) -> None:

@@ -23,7 +23,10 @@ from ft_dagster.data.rows.splits import SPLITS, split_at
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey, load_variant
 from ft_dagster.spec.variant import VariantSpec
+from tests.long import mostly_long
 from tests.spec.small_base import lay_base
+
+pytestmark = pytest.mark.slow
 
 KEY = VariantKey("acme", "support")
 DESKS = ("billing", "delivery", "support")
@@ -246,7 +249,9 @@ def test_the_splits_give_each_part_its_least_and_the_gates_enough_to_decide(
     }[rows]
 
 
-@pytest.mark.parametrize(("fill", "few", "least"), [(answers, 8, 160), (labels, 30, 80)])
+@pytest.mark.parametrize(
+    ("fill", "few", "least"), mostly_long([(answers, 8, 160), (labels, 30, 80)], [labels])
+)
 def test_of_too_few_rows_it_says_how_many_are_the_least_and_that_is_so(
     fill: Fill, few: int, least: int
 ) -> None:

@@ -107,6 +107,7 @@ def test_init_counts_paths_from_where_it_is_called(
     assert spec.base_model.source == str(outside / "model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "field", "said"),
     [

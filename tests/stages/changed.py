@@ -13,7 +13,7 @@ from ft_dagster.workspace.workspace import Workspace
 def changed(workspace: Workspace, overrides: Mapping[str, Any]) -> Workspace:
     """The same desk, with another declaration frozen upstream."""
     declared = with_overrides(workspace.declared(), overrides)
-    other = Workspace(workspace.settings, workspace.key, workspace.run)
+    other = Workspace(workspace.settings, workspace.key, workspace.run, launcher=workspace.launcher)
     content = freeze(declared, workspace.project, workspace.cache, workspace.roots)
     other.__dict__.update(frozen=content, spec=declared.spec)
     return other

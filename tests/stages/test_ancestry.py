@@ -195,6 +195,7 @@ def test_what_was_looked_through_is_not_looked_through_twice(family: Family) -> 
     assert not [line for line in family.said if line.startswith("looking for what is asked")]
 
 
+@pytest.mark.long
 def test_where_rows_are_gone_the_same_records_are_found_and_near_ones_said_not_to_be_searched(
     family: Family, finished_project: Path, tmp_path: Path
 ) -> None:
@@ -219,6 +220,7 @@ def test_where_rows_are_gone_the_same_records_are_found_and_near_ones_said_not_t
     assert "to optional in policy.yaml" in error
 
 
+@pytest.mark.long
 def test_rows_that_are_removed_after_they_were_looked_through_move_no_key(
     finished_project: Path, tmp_path: Path
 ) -> None:

@@ -81,7 +81,7 @@ def test_two_tenants_are_mixed_with_the_same_text_of_their_base(
     assert asked.place != recipe.place
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_base_that_samples_garbage_ends_the_run_before_anything_is_trained(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:

@@ -43,6 +43,7 @@ from ft_dagster.workspace.questions import GENERAL, QUESTIONS
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit
 from tests.fleet.tables import row_of
+from tests.long import mostly_long
 from tests.stage_version import set_version
 
 pytestmark = pytest.mark.slow
@@ -198,7 +199,7 @@ def fleets() -> Iterator[tuple[str, ...]]:
         yield tuple(dice.sample([*CHANGES], 3))
 
 
-@pytest.mark.parametrize("names", fleets(), ids="+".join)
+@pytest.mark.parametrize("names", mostly_long(fleets(), every=3, whole=True), ids="+".join)
 def test_stale_is_what_a_run_would_make_again_and_the_cause_is_what_changed(
     settled: Path, tmp_path: Path, names: tuple[str, ...]
 ) -> None:
@@ -239,6 +240,7 @@ def test_a_raised_stage_version_is_the_cause(
     assert cause.words.startswith(f"{stage} is at version 99, it was made by ")
 
 
+@pytest.mark.long
 def test_raised_stages_are_no_cause_once_a_run_made_the_same_by_them(
     settled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +265,7 @@ def comment(project: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [comment, declare("gates.general_margin", 0.5), CHANGES["policy.everybodys"]],
+    mostly_long([comment, declare("gates.general_margin", 0.5), CHANGES["policy.everybodys"]], [comment]),
     ids=["task", "gates", "policy"],
 )
 def test_what_a_run_came_to_the_same_by_is_fresh_after_it_and_once_it_is_taken_back(

@@ -110,6 +110,7 @@ def test_answers_that_fail_by_other_gates_end_the_chain_and_take_nothing_out_of_
     assert [entry.production for entry in history(workspace.store, workspace.prefix)] == [1]
 
 
+@pytest.mark.long
 def test_other_questions_are_asked(declare: Declare, monkeypatch: pytest.MonkeyPatch) -> None:
     leased = LeasedSeconds(monkeypatch)
     workspace = declare(gates={"general_margin": 0.9}, evaluation={"limit": 13})
@@ -118,6 +119,7 @@ def test_other_questions_are_asked(declare: Declare, monkeypatch: pytest.MonkeyP
     assert ANSWERS_OF not in judged(workspace).figures
 
 
+@pytest.mark.long
 def test_answers_that_were_asked_for_otherwise_are_asked_for_again(
     declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +211,7 @@ def test_what_a_tenant_adds_goes_by_the_entries_and_not_by_the_names_that_its_fi
     assert own_tasks(view) == own
 
 
+@pytest.mark.long
 def test_stored_answers_about_fewer_rows_than_the_policy_comes_to_ask_do_not_pass_and_nobody_is_asked(
     declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:

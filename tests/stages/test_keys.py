@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.model import UnlistedField
 from ft_dagster.spec.narrow import narrowed
@@ -31,6 +32,8 @@ from ft_dagster.workspace.keyed_inputs import RECORDED, UNKNOWN, Digest, File, P
 from ft_dagster.workspace.questions import OwnTask
 from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import Workspace
+from tests.long import mostly_long
+from tests.security.pretend import Pretend
 from tests.stages.changed import changed
 from tests.stages.keyed_fields import (
     ALL,
@@ -71,6 +74,13 @@ def key_of(workspace: Workspace, stage: Stage[Any]) -> str:
 
 
 @pytest.fixture(scope="module")
+def chained(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy in which programs are pretended: where questions change, production is asked them for a key."""
+    project = shutil.copytree(chained.project, tmp_path_factory.mktemp("keyed") / "project")
+    return Workspace(load_settings(project), chained.key, chained.run, launcher=Pretend())
+
+
+@pytest.fixture(scope="module")
 def keys(chained: Workspace) -> Keys:
     """The key of each of `MOVED` where these fields are declared too; of the same fields derived once."""
 
@@ -87,7 +97,7 @@ def moved(before: Sequence[str], after: Sequence[str]) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", TABLE)
+@pytest.mark.parametrize("field", mostly_long(TABLE, every=3))
 def test_a_changed_field_moves_the_keys_of_the_table(keys: Keys, field: str) -> None:
     value, expected = TABLE[field]
     context = WITH.get(field, {})
@@ -95,14 +105,14 @@ def test_a_changed_field_moves_the_keys_of_the_table(keys: Keys, field: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", AUTO)
+@pytest.mark.parametrize("field", mostly_long(AUTO, every=3))
 def test_what_auto_chooses_by_moves_the_key_of_the_plan(keys: Keys, field: str) -> None:
     auto = {"method.name": "auto", "method.rank": None}
     assert PLAN in moved(keys(auto), keys({**auto, field: AUTO[field]}))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("field", "value", "over", "moves"), PROBED)
+@pytest.mark.parametrize(("field", "value", "over", "moves"), mostly_long(PROBED, every=3))
 def test_a_probe_is_made_again_for_what_can_change_it_alone(
     chained: Workspace, field: str, value: Any, over: dict[str, Any], moves: bool
 ) -> None:

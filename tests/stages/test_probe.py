@@ -125,6 +125,7 @@ def test_a_plan_before_the_next_run_is_by_what_was_found(
     assert is_foreseen_to_be_tried(Hardware("gpu", 1, "A card", 16 * 10**9, 1e14, True, 1.0))
 
 
+@pytest.mark.long
 def test_a_probe_that_costs_more_with_its_training_than_the_policy_allows_does_not_begin(
     probed: Path, first: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +198,7 @@ def test_what_is_declared_for_a_bad_rate_tries_nothing_again(
     assert other.recipe(probe.STAGE)[0].place == workspace.recipe(probe.STAGE)[0].place
 
 
+@pytest.mark.long
 def test_an_interrupted_probe_goes_on_with_what_was_tried(
     tmp_path: Path, tiny_model_folder: Path, probed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.store import Artifact
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import declaration, edit, write_lines, write_project, write_yaml
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey("acme", "places")
@@ -57,6 +58,7 @@ def examples_of(workspace: Workspace, artifact: Artifact) -> list[str]:
     return list(about["records"])
 
 
+@pytest.mark.long
 def test_the_base_is_asked_with_each_number_of_examples_on_the_same_validation_rows(project: Path) -> None:
     workspace = with_rows(opened(project))
     made = workspace.make(prompted_base.STAGE)
@@ -127,6 +129,7 @@ def test_variants_of_one_tenant_with_equal_rows_share_the_answers_and_another_te
     assert ANSWERS_OF not in stranger.figures
 
 
+@pytest.mark.long
 def test_of_two_variants_that_ask_at_once_one_asks_and_the_other_takes_over(
     project: Path, tiny_model_folder: Path
 ) -> None:
@@ -143,6 +146,7 @@ def test_of_two_variants_that_ask_at_once_one_asks_and_the_other_takes_over(
     assert len([line for line in said if "its answers are taken over" in line]) == 1
 
 
+@pytest.mark.long
 def test_another_plan_of_the_data_asks_nothing_anew(project: Path) -> None:
     workspace = with_rows(opened(project))
     before = workspace.make(prompted_base.STAGE)
@@ -158,6 +162,7 @@ def test_another_plan_of_the_data_asks_nothing_anew(project: Path) -> None:
     assert (after.reused, after.place) == (True, before.place)
 
 
+@pytest.mark.long
 def test_where_the_examples_do_not_fit_the_context_that_is_said(
     project: Path, tiny_model_folder: Path
 ) -> None:
@@ -185,7 +190,10 @@ def test_a_goal_that_examples_reach_says_that_a_training_may_not_be_needed(proje
 
 @pytest.mark.parametrize(
     "language",
-    ["日本語の質問{0}です。場所はどこですか", "Где находится дом номер {0}?", "أين يقع البيت رقم {0}؟"],
+    mostly_long(
+        ["日本語の質問{0}です。場所はどこですか", "Где находится дом номер {0}?", "أين يقع البيت رقم {0}؟"],
+        every=3,
+    ),
 )
 def test_rows_of_other_languages_are_asked_and_held_apart(project: Path, language: str) -> None:
     rows = [{"instruction": language.format(n), "input": "", "output": f"{n}"} for n in range(80)]
@@ -218,6 +226,7 @@ def test_raw_text_declared_tasks_and_splits_without_rows_are_not_asked_and_why_i
     assert "raw text" in str(prompted_base.why_not(text.spec, text.upstream("task_dataset")))
 
 
+@pytest.mark.long
 def test_killed_in_between_it_is_asked_again_and_stands(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,7 @@ def test_answers_that_were_changed_in_the_store_are_not_judged(declare: Declare)
         release(workspace)
 
 
+@pytest.mark.long
 def test_prompts_of_a_project_are_asked_and_a_bad_file_is_refused_before_anything_runs(
     declare: Declare,
 ) -> None:

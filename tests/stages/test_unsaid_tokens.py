@@ -20,6 +20,7 @@ from ft_dagster.store import read_head
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import edit, write_project
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey("acme", "places")
@@ -59,7 +60,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("token", "where"), REFUSED)
+@pytest.mark.parametrize(("token", "where"), mostly_long(REFUSED, every=3))
 def test_a_token_that_general_text_or_a_general_task_has_is_refused_before_anything_is_trained(
     project: Path, token: str, where: str
 ) -> None:

@@ -20,6 +20,7 @@ from tests.present import present
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_it_makes_and_releases_the_artifacts_that_it_makes_through_dagster(
     chained: Workspace, tmp_path: Path, tiny_model_folder: Path
 ) -> None:

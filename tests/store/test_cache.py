@@ -67,6 +67,7 @@ def test_what_this_process_uses_stays_however_full_it_is(remote: Store, tmp_path
     assert all((folder / "payload" / "x").stat().st_size == SIZE for folder in folders)
 
 
+@pytest.mark.slow
 def test_what_another_process_uses_stays_until_it_is_killed(remote: Store, tmp_path: Path) -> None:
     of = [made(remote, tmp_path, number) for number in range(4)]
     folder = of[0].folder(remote, tmp_path / "cache")

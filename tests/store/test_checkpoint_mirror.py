@@ -120,6 +120,7 @@ def test_what_a_training_left_that_was_ordered_from_a_cluster_is_gone_on_from_an
     assert any_store.files_below(PLACE) == {}
 
 
+@pytest.mark.slow
 def test_older_checkpoints_are_sent_first_and_what_makes_one_whole_last(
     s3_server: S3Server, tmp_path: Path
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_run_that_lost_its_claim_sends_nothing(any_store: Store, tmp_path: Pat
     assert newest_in_store(any_store, FILES) == f"{PLACE}/{FILES.checkpoints}/checkpoint-50"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", ["weights", MANIFEST])
 def test_a_checkpoint_that_does_not_verify_is_not_used_and_is_sent_anew(
     any_store: Store, tmp_path: Path, damaged: str
@@ -262,7 +264,8 @@ def test_an_outage_of_the_store_is_said_once_and_what_became_whole_meanwhile_is_
     port = free_port()
     server = start_s3(tmp_path / "s3", port)
     try:
-        options = S3Server(f"http://127.0.0.1:{port}", "artifacts", tmp_path / "s3" / "artifacts").options
+        served = S3Server(f"http://127.0.0.1:{port}", "artifacts", tmp_path / "s3" / "artifacts")
+        options = {**served.options, "config_kwargs": {"retries": {"max_attempts": 0}}}  # else half a minute
         host = Host(Store("s3://artifacts/store", options, tmp_path), tmp_path / "host")
         with host.mirror.running():
             host.save(50)

@@ -22,6 +22,7 @@ def sizes(store: Store) -> list[int]:
     return [store.fs.size(path) for path in store.fs.find(store.root)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", UsageBy)
 def test_every_byte_is_in_one_row(any_store: Store, tmp_path: Path, by: UsageBy) -> None:
     base = put(any_store, "base_model", "shared", {"base.json": 1}, {}, work=tmp_path)

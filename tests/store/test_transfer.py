@@ -18,6 +18,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.store import Attempt, Store, blobs, exclusive, transfer, verify_artifact
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.transfer import Transfer, each_at_once, fetch, persist, send, send_all
+from tests.long import mostly_long
 from tests.s3_server import S3Server, free_port, serve_s3
 from tests.troubled_s3 import Trouble, Troubles, trouble
 
@@ -77,16 +78,19 @@ def test_a_large_file_goes_in_parts(
 
 @pytest.mark.parametrize(
     "ahead",
-    [
-        Trouble("PUT", "partNumber=2", "503", 2),
-        Trouble("PUT", "partNumber=3", "cut", 2),
-        Trouble("POST", "uploads", "503", 2),
-        Trouble("POST", "uploadId", "503", 2),
-        Trouble("POST", "uploadId", "cut"),
-        Trouble("POST", "uploadId", "cut after"),
-        Trouble("GET", "large", "503", 2),
-        Trouble("GET", "large", "cut", 2),
-    ],
+    mostly_long(
+        [
+            Trouble("PUT", "partNumber=2", "503", 2),
+            Trouble("PUT", "partNumber=3", "cut", 2),
+            Trouble("POST", "uploads", "503", 2),
+            Trouble("POST", "uploadId", "503", 2),
+            Trouble("POST", "uploadId", "cut"),
+            Trouble("POST", "uploadId", "cut after"),
+            Trouble("GET", "large", "503", 2),
+            Trouble("GET", "large", "cut", 2),
+        ],
+        every=3,
+    ),
     ids=lambda ahead: f"{ahead.method} {ahead.words} {ahead.kind}",
 )
 def test_one_that_is_refused_or_cut_goes_through(
@@ -98,6 +102,7 @@ def test_one_that_is_refused_or_cut_goes_through(
     assert ahead.times == 0
 
 
+@pytest.mark.long
 def test_a_server_that_dies_within_an_upload_and_comes_back_has_it_whole(
     large: Transfer, tmp_path: Path
 ) -> None:
@@ -175,6 +180,7 @@ def test_a_file_that_changed_here_is_not_blamed_on_the_server(remote: Store, lar
         send(remote, large)
 
 
+@pytest.mark.long
 def test_an_artifact_is_made_and_read_over_a_bad_line(
     remote: Store, troubles: Troubles, tmp_path: Path
 ) -> None:

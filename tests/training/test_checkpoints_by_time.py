@@ -79,7 +79,7 @@ def saved(run_folder: Path) -> list[int]:
     return [found.step for found in checkpoints.complete(run_folder / "acme.support/checkpoints")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("at_each_step")
 def test_saving_at_each_step_changes_no_byte_of_what_is_trained(runs: Runs, usual: Path) -> None:
     often = runs.prepare("often", training=SETTINGS, checkpoint_minutes=NO_TIME)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from ft_dagster.training.kept_base import SEAL, KeptBase, base_kept_or_made, forget, identity_of, kept_bases
 from ft_dagster.training.methods import base
+from tests.long import mostly_long
 from tests.training.runs import LORA, Runs, payload_bytes, train
 
 pytestmark = pytest.mark.slow
@@ -54,7 +55,7 @@ def test_the_next_training_takes_it_and_comes_out_the_same(
     assert loads == [runs.base, runs.base, runs.base, place]
 
 
-@pytest.mark.parametrize("method", ["lora", "lora_8bit"])
+@pytest.mark.parametrize("method", mostly_long(["lora", "lora_8bit"], ["lora"]))
 def test_only_nf4_is_kept(runs: Runs, tmp_path: Path, method: str) -> None:
     assert train(keeping(runs, "run", tmp_path / "quantized", {"name": method})) == 0
     assert held(tmp_path / "quantized") == []
@@ -128,6 +129,7 @@ def test_of_two_makers_one_is_kept_and_both_have_a_model(tmp_path: Path, tiny_mo
     base_kept_or_made(tmp_path, ASKED, lambda: pytest.fail("it is kept"), small)
 
 
+@pytest.mark.long
 def test_a_killed_maker_leaves_a_draft_that_nobody_takes(tmp_path: Path, tiny_model_folder: Path) -> None:
     maker = (
         "import os, signal, sys\nfrom pathlib import Path\n"

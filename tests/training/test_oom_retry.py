@@ -82,7 +82,7 @@ def test_memory_that_runs_out_is_told_and_the_halved_try_goes_on_from_the_checkp
     assert losses(run_folder) == pytest.approx(losses(whole), rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_that_runs_out_of_a_halved_try_is_an_error_that_names_what_would_help(
     runs: Runs, start: Start, widening: str
 ) -> None:

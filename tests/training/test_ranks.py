@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from ft_dagster.training import checkpoints, ranks
 from ft_dagster.training.ranks import all_ends, cause, torch_patience
+from tests.long import mostly_long
 from tests.programs import RunningProgram
 from tests.training.methods.taught import trainer_of
 from tests.training.runs import Runs, payload_bytes, result_of, wait_for_step, write_mixture
@@ -60,7 +61,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     return trained
 
 
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.long), 2, 3])
+@pytest.mark.parametrize("stage", mostly_long([0, 2, 3], [2]))
 def test_two_ranks_train_as_one_process_does(
     runs: Runs, start: Start, alone: Callable[..., Path], stage: int
 ) -> None:
@@ -89,12 +90,7 @@ def test_two_ranks_train_as_one_process_does(
 
 @pytest.mark.parametrize(
     ("method", "stage"),
-    [
-        pytest.param("lora", 0, marks=pytest.mark.long),
-        ("qlora", 3),
-        pytest.param("lora", 3, marks=pytest.mark.long),
-        pytest.param("qlora", 0, marks=pytest.mark.long),
-    ],
+    mostly_long([("lora", 0), ("qlora", 3), ("lora", 3), ("qlora", 0)]),
 )
 def test_adapters_train_over_two_ranks(
     runs: Runs, start: Start, alone: Callable[..., Path], method: str, stage: int

@@ -207,7 +207,7 @@ def test_a_training_measures_within_its_budget_on_the_same_examples_at_each_look
     assert [line["step"] for line in lines(folder, "degeneration")] == [0, figures["best_step"]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_each_example_lost_is_kept_where_it_is_asked_for_and_trains_nothing_else(large: Runs) -> None:
     plain, apart = large.prepare("plain"), large.prepare("apart", by_example=True)
     assert [train(plain), train(apart)] == [0, 0]
@@ -278,7 +278,7 @@ def test_without_a_budget_everything_is_measured_and_the_same_training_comes_out
     assert weights[0] == weights[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_is_counted_beforehand_as_it_is_trained(large: Runs) -> None:
     """Examples of one row do not attend to each other, neither in its steps nor in what its budget is of."""
     one_row = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
@@ -294,7 +294,7 @@ def test_a_training_is_counted_beforehand_as_it_is_trained(large: Runs) -> None:
     assert counted.squares < work_of(work.bins, work.train, lambda _: False).squares
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_limit_of_the_runs_before_it_is_compared_on_as_many_examples(large: Runs) -> None:
     below = large.prepare("below", stop_above={"1": 0.5}, stop_above_on=8)
     train(below)

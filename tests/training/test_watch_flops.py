@@ -15,6 +15,7 @@ from ft_dagster.training.journal import Journal
 from ft_dagster.training.loss import loss_at_trained_positions
 from ft_dagster.training.methods import taught_by
 from ft_dagster.training.watch import flops
+from tests.long import mostly_long
 from tests.present import present
 from tests.tiny_classes import tiny_config
 from tests.training.runs import LORA
@@ -49,7 +50,8 @@ def base_of(folder: Path, layers: int, **changes: Any) -> Base:
 
 
 @pytest.mark.parametrize(
-    ("name", "checkpointing"), [*((name, False) for name in METHODS), ("full", True), ("lora", True)]
+    ("name", "checkpointing"),
+    mostly_long([*((name, False) for name in METHODS), ("full", True), ("lora", True)], every=3),
 )
 def test_the_polynomial_gives_the_counts_of_other_shapes(
     tmp_path: Path, name: str, checkpointing: bool

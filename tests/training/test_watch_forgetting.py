@@ -76,6 +76,7 @@ def one_step(model: Any) -> list[Any]:
     return [weight.grad.tolist() for weight in model.parameters() if weight.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_looking_at_a_model_in_training_leaves_no_trace(
     benchmark: Benchmark, tiny_model_folder: Path, tiny_tokenizer: Any, checkpointed: bool
@@ -163,6 +164,7 @@ def test_a_task_that_changed_since_it_was_frozen_is_refused(tmp_path: Path, tiny
         Benchmark(Benchmarks(tasks=frozen, project=tmp_path), 4, tiny_model_folder, tmp_path / "output")
 
 
+@pytest.mark.slow
 def test_a_model_that_ends_at_once_answers_nothing(tiny_model_folder: Path, tiny_tokenizer: Any) -> None:
     """Trained to say the end token after everything; and one that says one token for ever."""
     for token, found in ((tiny_tokenizer.eos_token_id, "empty"), (50, "repeated")):

@@ -26,6 +26,7 @@ from ft_dagster.training.watch import degeneration, flops
 from ft_dagster.training.watch.falls import fall_of
 from ft_dagster.training.watch.reporting import Reports
 from tests.evaluation.questions import write_task
+from tests.long import mostly_long
 from tests.present import present
 from tests.training.methods.taught import habit
 from tests.training.runs import LORA, Runs, payload_bytes, result_of, write_mixture
@@ -117,7 +118,7 @@ def test_what_was_seen_is_reported(watched: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-@pytest.mark.parametrize("method", [LORA, {"name": "full"}])
+@pytest.mark.parametrize("method", mostly_long([LORA, {"name": "full"}], every=2))
 def test_a_look_answers_in_the_precision_of_the_steps(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any], precision: str, dtype: torch.dtype
 ) -> None:
@@ -188,6 +189,7 @@ def test_a_training_that_forgets_too_much_is_stopped_and_an_earlier_checkpoint_e
     assert "stopping at step" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_last_checkpoint_within_a_limit_is_kept_though_a_later_one_is_better_on_the_task(
     runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +222,7 @@ def test_the_last_checkpoint_within_a_limit_is_kept_though_a_later_one_is_better
     assert "no checkpoint is within the limits of forgetting: the loss on held-out general text rose" in said
 
 
+@pytest.mark.long
 def test_a_fall_of_the_benchmark_stops_too(runs: Runs) -> None:
     """Four tasks, each right where one of four letters is preferred: when that changes, one of them falls."""
     for gold in range(4):

@@ -56,6 +56,7 @@ def test_what_a_run_would_find_unchanged_stands_and_nothing_is_written(project: 
     assert found.released.entry.version == 1
 
 
+@pytest.mark.long
 def test_a_look_imports_no_library_that_takes_seconds(project: Path) -> None:
     program = (
         "import sys; from ft_dagster.settings import load_settings; from ft_dagster.spec import VariantKey\n"
@@ -167,6 +168,7 @@ def test_a_corpus_whose_bytes_are_gone_is_noticed_and_said_by_the_run(project: P
         general_corpus.make_corpora(settings, "test", lambda line: None)
 
 
+@pytest.mark.long
 def test_only_what_the_release_log_would_stay_at_stands(project: Path) -> None:
     """Another rate is released, then the first again, and that is rolled back."""
     declare("gates", regression_margin=None)(project)

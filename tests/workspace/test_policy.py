@@ -29,7 +29,10 @@ from ft_dagster.workspace.policy import problems, refuse_frozen, unknown_targets
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import POLICY, edit, write_yaml
 from tests.present import present
+from tests.security.pretend import Pretend
 from tests.security.projects import KEY, QUIZ, declare, mistakes, two_tenants
+
+pytestmark = pytest.mark.slow
 
 DECLARED = "tenants/acme/support.yaml"
 FLOOR = "not as the policy demands"
@@ -152,7 +155,6 @@ def test_a_margin_on_general_text_is_no_gate_where_there_is_none(project: Path) 
     assert mistakes(project) == []
 
 
-@pytest.mark.slow
 def test_a_benchmark_with_too_few_questions_for_its_rule_is_refused_before_the_training(
     chained: Workspace, tmp_path: Path
 ) -> None:
@@ -178,7 +180,6 @@ def test_a_benchmark_with_too_few_questions_for_its_rule_is_refused_before_the_t
     workspace.make(training_plan.STAGE)
 
 
-@pytest.mark.slow
 def test_the_verdict_says_by_which_policy(chained: Workspace) -> None:
     artifact = chained.upstream("evaluation")
     policy = chained.settings.policies().of("acme")
@@ -187,7 +188,6 @@ def test_the_verdict_says_by_which_policy(chained: Workspace) -> None:
     assert Policy.model_validate_json(kept) == policy
 
 
-@pytest.mark.slow
 def test_what_was_frozen_before_the_policy_got_stricter_is_not_judged_exported_or_released(
     stricter: Workspace,
 ) -> None:
@@ -230,7 +230,8 @@ def test_a_training_that_costs_more_than_the_policy_allows_does_not_begin(
     write_yaml(project / "policy.yaml", {**POLICY, "per_tenant": {"acme": {"budget_usd": 12.0}}})
     hours = Predicted.from_json(plan.figures["predicted"]).hours
     assert hours
-    run, host = Workspace(load_settings(project), chained.key, chained.run), Hardware("cpu", 1, "CPU")
+    run = Workspace(load_settings(project), chained.key, chained.run, launcher=Pretend())
+    host = Hardware("cpu", 1, "CPU")
 
     def make_at(usd: float | None) -> Artifact:
         price = None if usd is None else usd / hours
@@ -257,7 +258,7 @@ def test_a_declaration_that_is_put_back_costs_nothing_more(
     declared = project / "tenants/acme/places.yaml"
     edit(declared, lambda content: content["resources"].update(budget_usd=12.0))
     first = declared.read_text("utf-8")
-    run = Workspace(load_settings(project), chained.key, chained.run)
+    run = Workspace(load_settings(project), chained.key, chained.run, launcher=Pretend())
     edit(declared, lambda content: content["training"].update(learning_rate=0.0021))
     run.make(declaration.STAGE)
     run.make(training_plan.STAGE)

@@ -14,9 +14,9 @@ import pytest
 from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.evaluation.answers import PromptRequest, answer
 from ft_dagster.gate.samples import Answer, read_answers
+from ft_dagster.launch.launcher import Launcher
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import Declared
-from ft_dagster.spec.overrides import with_overrides
+from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.stages import (
     base_evaluation,
     evaluation,
@@ -25,7 +25,6 @@ from ft_dagster.stages import (
     training_mixture,
 )
 from ft_dagster.stages.chain import CHAIN, run_chain, up_to
-from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.judging import verdicts
 from ft_dagster.stages.release import release
 from ft_dagster.store import Artifact
@@ -40,13 +39,31 @@ from ft_dagster.workspace.stage import Stage
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.chat_templates import ENDLESS, OPENS_A_THOUGHT, THINKS
 from tests.e2e.project import edit, write_lines
+from tests.long import mostly_long
+from tests.security.pretend import Pretend
+from tests.stages.changed import changed
 from tests.tiny_model import CHAT_TEMPLATE
 
 pytestmark = pytest.mark.slow
 LEAD = "<think>\n\n</think>\n\n"
 
 
-def on_template(chained: Workspace, folder: Path, template: str, **data: Any) -> Workspace:
+@pytest.fixture(scope="module", params=mostly_long(["pretended", "real"], ["pretended"]))
+def programs(request: pytest.FixtureRequest) -> Launcher[Any] | None:
+    """What trains and asks; keys, rows and questions are the same whether it does."""
+    return Pretend() if request.param == "pretended" else None
+
+
+for_real = pytest.mark.parametrize("programs", mostly_long(["real"]), indirect=True)
+
+
+def opened(project: Path, key: VariantKey, programs: Launcher[Any] | None) -> Workspace:
+    return Workspace(load_settings(project), key, RunOf("test", "test", lambda line: None), launcher=programs)
+
+
+def on_template(
+    chained: Workspace, folder: Path, template: str, programs: Launcher[Any] | None, **data: Any
+) -> Workspace:
     """The same variant in a project of its own, on a base with this template; its chain was not run."""
     project = shutil.copytree(
         chained.project, folder / "project", ignore=shutil.ignore_patterns(".ft_dagster")
@@ -58,7 +75,7 @@ def on_template(chained: Workspace, folder: Path, template: str, **data: Any) ->
     edit(project / "ft_dagster.yaml", lambda content: content["sources"]["bases"].append(str(base)))
     edit(project / "tenants/acme/places.yaml", lambda content: content.update(base_model=str(base)))
     edit(project / "tenants/acme/places.yaml", lambda content: content["data"].update(data))
-    return Workspace(load_settings(project), chained.key, RunOf("test", "test", lambda line: None))
+    return opened(project, chained.key, programs)
 
 
 def run(workspace: Workspace, last: str) -> dict[str, Artifact]:
@@ -73,15 +90,6 @@ def without(part: str, made: Artifact) -> Artifact:
     return replace(made, predicate={**made.predicate, "spec": spec})
 
 
-def changed(workspace: Workspace, overrides: dict[str, Any]) -> Workspace:
-    """The same desk, with another declaration frozen upstream."""
-    declared = with_overrides(workspace.declared(), overrides)
-    other = Workspace(workspace.settings, workspace.key, workspace.run)
-    content = freeze(declared, workspace.project, workspace.cache, workspace.roots)
-    other.__dict__.update(frozen=content, spec=declared.spec)
-    return other
-
-
 def own_answers(workspace: Workspace) -> list[Answer]:
     """The written answers to the variant's own test rows in its newest evaluation."""
     answers = read_answers(workspace.evidence(workspace.upstream("evaluation")))
@@ -89,16 +97,18 @@ def own_answers(workspace: Workspace) -> list[Answer]:
 
 
 @pytest.fixture(scope="module")
-def thinking(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def thinking(
+    chained: Workspace, programs: Launcher[Any] | None, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
     """On a base whose template writes an empty thought before an answer, judged."""
-    workspace = on_template(chained, tmp_path_factory.mktemp("thinking"), THINKS)
+    workspace = on_template(chained, tmp_path_factory.mktemp("thinking"), THINKS, programs)
     edit(workspace.declared_in, lambda content: content["evaluation"].update(kind="label", max_new_tokens=40))
     edit(workspace.declared_in, lambda content: content["training"].update(num_train_epochs=20))
     run(workspace, "evaluation")
     return workspace
 
 
-@pytest.mark.long
+@for_real
 def test_an_evaluation_is_held_against_the_text_that_a_row_has(thinking: Workspace) -> None:
     """The tuned model writes the empty thought too, as it was trained to, and then the answer."""
     told = own_answers(thinking)
@@ -108,7 +118,7 @@ def test_an_evaluation_is_held_against_the_text_that_a_row_has(thinking: Workspa
     assert not any("think" in each.answered for each in told)
 
 
-@pytest.mark.long
+@for_real
 def test_try_shows_an_answer_as_it_is_judged(thinking: Workspace) -> None:
     model = newest_model(thinking.settings, thinking.key)
     prompts = ["Where is the form of the east?", "Where is the ship of the garden?"]
@@ -191,7 +201,7 @@ def test_a_tokenizer_is_loaded_once_for_what_its_template_makes_of_rows(
 def endless(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """On a base whose template marks no end of a turn, with every answer trained; up to its mixture."""
     folder = tmp_path_factory.mktemp("endless")
-    workspace = on_template(chained, folder, ENDLESS, train_on="assistant_turns")
+    workspace = on_template(chained, folder, ENDLESS, Pretend(), train_on="assistant_turns")
     run(workspace, "training_mixture")
     return workspace
 
@@ -215,7 +225,8 @@ def test_a_mixture_of_earlier_answers_without_an_end_is_told(endless: Workspace)
     assert cause.words == "training_mixture has its rows rendered otherwise than a run would"
 
 
-ASKED = re.escape("<|im_start|>user\n") + r"Where is the \w+ of the \w+\?"
+PLAIN = r"Where is the \w+ of the \w+\?"
+ASKED = re.escape("<|im_start|>user\n") + PLAIN
 ASKED += re.escape("<|im_end|>\n<|im_start|>assistant\n")
 TOLD = r"«The .*\." + re.escape("<|im_end|>") + "»"
 
@@ -230,37 +241,48 @@ def asks_prompts(workspace: Workspace, **data: Any) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def kept(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def kept(
+    chained: Workspace, programs: Launcher[Any] | None, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
     """With prompts and completions as plain text on a base with a chat template, released."""
-    workspace = on_template(chained, tmp_path_factory.mktemp("kept"), CHAT_TEMPLATE)
+    workspace = on_template(chained, tmp_path_factory.mktemp("kept"), CHAT_TEMPLATE, programs)
     run(asks_prompts(workspace, render="plain"), "model_export")
     release(workspace)
     return workspace
 
 
 @pytest.fixture(scope="module")
-def prompting(kept: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def prompting(
+    kept: Workspace, programs: Launcher[Any] | None, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
     """The same project, where nothing is said of how they are rendered: judged once more."""
     project = shutil.copytree(kept.project, tmp_path_factory.mktemp("prompting") / "project")
-    workspace = Workspace(load_settings(project), kept.key, RunOf("test", "test", lambda line: None))
+    workspace = opened(project, kept.key, programs)
     edit(workspace.declared_in, lambda content: content["data"].pop("render"))
     run(workspace, "model_export")
     return workspace
 
 
 def test_prompts_are_trained_and_asked_as_one_exchange(prompting: Workspace) -> None:
-    """By the mixture, base and tuned model, what is probed, the export, and `try`."""
+    """By the mixture, what is probed, the export, and `try`."""
     sample = prompting.evidence(prompting.upstream("training_mixture")) / "sample.txt"
     assert re.fullmatch(ASKED + TOLD + "\n", sample.read_text("utf-8"))
-    for stage in ("base_evaluation", "evaluation"):
-        told = read_answers(prompting.evidence(prompting.upstream(stage)))
-        own = [each.asked for each in told if each.role == "test_split_task"]
-        assert own
-        assert all(re.fullmatch(ASKED, questions) for questions in own)
     request = questions._of_task(questions.own_task(View(prompting, evaluation.STAGE), None))
     assert request["regurgitation"].exchange
     assert all(re.fullmatch(ASKED, prompt) for prompt in export_probes(prompting))
     assert newest_model(prompting.settings, prompting.key).chat
+
+
+@for_real
+def test_a_base_and_a_tuned_model_are_asked_prompts_as_they_are_rendered(
+    kept: Workspace, prompting: Workspace
+) -> None:
+    for workspace, rendered in ((prompting, ASKED), (kept, PLAIN)):
+        for stage in ("base_evaluation", "evaluation"):
+            told = read_answers(workspace.evidence(workspace.upstream(stage)))
+            own = [each.asked for each in told if each.role == "test_split_task"]
+            assert own
+            assert all(re.fullmatch(rendered, questions) for questions in own)
 
 
 def export_probes(workspace: Workspace) -> list[str]:
@@ -272,13 +294,8 @@ def export_probes(workspace: Workspace) -> list[str]:
 
 def test_prompts_that_are_declared_plain_stand_before_their_completions_as_they_are(kept: Workspace) -> None:
     sample = kept.evidence(kept.upstream("training_mixture")) / "sample.txt"
-    assert re.fullmatch(r"Where is the \w+ of the \w+\?" + TOLD, sample.read_text("utf-8"))
-    told = read_answers(kept.evidence(kept.upstream("evaluation")))
-    own = [each.asked for each in told if each.role == "test_split_task"]
-    assert all(
-        re.fullmatch(r"Where is the \w+ of the \w+\?", questions)
-        for questions in (*own, *export_probes(kept))
-    )
+    assert re.fullmatch(PLAIN + TOLD, sample.read_text("utf-8"))
+    assert all(re.fullmatch(PLAIN, prompt) for prompt in export_probes(kept))
     assert not newest_model(kept.settings, kept.key).chat
 
 
@@ -303,17 +320,17 @@ def parts_of(workspace: Workspace, stage: Stage[Any]) -> dict[str, Any]:
 
 
 def test_a_base_without_a_chat_template_takes_prompts_as_they_are(chained: Workspace, tmp_path: Path) -> None:
-    workspace = asks_prompts(on_template(chained, tmp_path, ""))
+    workspace = asks_prompts(on_template(chained, tmp_path, "", Pretend()))
     mixture = run(workspace, "training_mixture")["training_mixture"]
     assert "rendering" not in mixture.spec
     sample = workspace.evidence(mixture) / "sample.txt"
-    assert re.fullmatch(r"Where is the \w+ of the \w+\?" + TOLD, sample.read_text("utf-8"))
+    assert re.fullmatch(PLAIN + TOLD, sample.read_text("utf-8"))
 
 
 def test_prompts_that_are_lists_of_messages_were_rendered_so_before(
     chained: Workspace, tmp_path: Path
 ) -> None:
-    workspace = on_template(chained, tmp_path, CHAT_TEMPLATE)
+    workspace = on_template(chained, tmp_path, CHAT_TEMPLATE, Pretend())
     file = workspace.project / "data" / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     turns = [
@@ -333,7 +350,7 @@ def test_prompts_that_are_lists_of_messages_were_rendered_so_before(
 def test_a_template_that_takes_no_exchange_says_what_keeps_such_rows(
     chained: Workspace, tmp_path: Path
 ) -> None:
-    workspace = asks_prompts(on_template(chained, tmp_path, OPENS_A_THOUGHT))
+    workspace = asks_prompts(on_template(chained, tmp_path, OPENS_A_THOUGHT, Pretend()))
     error = run_chain(workspace, up_to("training_mixture")).error
     assert str(error).endswith("or prompt_completion rows with data.render: plain")
 

@@ -7,16 +7,25 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
+
+_frozen = (
+    Event()
+)  # by a block that has not ended, or for good by others: to count what is frozen takes its time
 
 
 @contextmanager
 def heap_frozen() -> Iterator[None]:
     """Keep the cyclic collector from scanning objects that exist already; no-op where something is frozen."""
-    if gc.get_freeze_count():
+    if not _frozen.is_set() and gc.get_freeze_count():
+        _frozen.set()
+    if _frozen.is_set():
         yield
         return
     gc.freeze()
+    _frozen.set()
     try:
         yield
     finally:
+        _frozen.clear()
         gc.unfreeze()

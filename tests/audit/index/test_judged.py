@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,10 @@ def sample(role: Role, task: str, name: str, group: str | None = None) -> Sample
     return Sample(role, task, "acc", name, 1.0, 1.0, True, group)
 
 
-@pytest.fixture
-def judged(history: History) -> History:
+@pytest.fixture(scope="module")
+def kept_judged(kept_history: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The evaluation of acme.one: a benchmark, a text, a prompt, a probed training row, a canary."""
+    history = History(shutil.copytree(kept_history, tmp_path_factory.mktemp("judged") / "project"))
     audit = history.audit()
     weights = audit.artifact(audit.model("acme.one"))
     [row] = [n for n in range(30) if is_trained(history, n)][:1]
@@ -80,7 +82,13 @@ def judged(history: History) -> History:
     ]
     history.evaluated("acme.one", weights, [*samples, samples[0]], answers)
     audit.index.close()
-    return history
+    return history.folder
+
+
+@pytest.fixture
+def judged(tmp_path: Path, kept_judged: Path) -> History:
+    """A copy of that history, for the test alone."""
+    return History(shutil.copytree(kept_judged, tmp_path / "project"))
 
 
 def is_trained(history: History, number: int) -> bool:

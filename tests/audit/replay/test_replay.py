@@ -45,6 +45,8 @@ from tests.audit.histories import History, question
 from tests.s3_server import S3Server
 from tests.stored_figures import stored_training
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
@@ -201,7 +203,6 @@ def wheel(folder: Path, name: str, version: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_the_recorded_libraries_are_installed_over_those_of_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,7 +361,6 @@ def test_a_stage_that_ends_in_the_middle_of_its_answer_is_said_in_one_line(
         replay(audit, audit.model("acme.one"), tmp_path / "clean")
 
 
-@pytest.mark.slow
 def test_a_replay_that_is_terminated_leaves_no_folder_and_no_process(
     declared: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,7 +417,6 @@ def test_a_model_of_a_gpu_is_not_made_again_without_one(declared: History, tmp_p
         replay(audit, audit.model("acme.one"), tmp_path / "clean")
 
 
-@pytest.mark.slow
 def test_a_model_of_a_remote_store_is_laid_out_from_copies(tmp_path: Path, s3_server: S3Server) -> None:
     (tmp_path / "project").mkdir()
     said = {"store": f"s3://{s3_server.bucket}/replayed", "store_options": s3_server.options}

@@ -19,6 +19,8 @@ from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from tests.audit.histories import History, question
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 LONG = "The harbour master keeps the long list of all ships that came in since the great storm of that year"
 
 

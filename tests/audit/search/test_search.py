@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +31,10 @@ from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import Answer, Sample
 from ft_dagster.stage_entries import EVALUATION, TASK_DATASET
 from tests.audit.histories import History, question
+from tests.long import mostly_long
 from tests.present import present
+
+pytestmark = pytest.mark.slow
 
 NAME = "Agnes Müller"
 WHOLE = {"validation": 0, "test": 0, "minimum": 1}
@@ -93,7 +97,7 @@ NONE: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("kind", mostly_long(ROWS, every=4))
 def test_a_name_inside_a_row_is_found(tmp_path: Path, kind: str) -> None:
     made = History(tmp_path / "project")
     other = {
@@ -189,7 +193,7 @@ WRITTEN_OTHERWISE = {
 }
 
 
-@pytest.mark.parametrize("kind", WRITTEN_OTHERWISE)
+@pytest.mark.parametrize("kind", mostly_long(WRITTEN_OTHERWISE, every=4))
 def test_a_name_is_found_however_its_script_and_format_write_it(tmp_path: Path, kind: str) -> None:
     name, text = WRITTEN_OTHERWISE[kind]
     made = History(tmp_path / "project")
@@ -197,10 +201,10 @@ def test_a_name_is_found_however_its_script_and_format_write_it(tmp_path: Path, 
     assert (searched(made.audit(), name).rows, searched(made.audit(), f"q{name}").rows) == (1, 0)
 
 
-@pytest.fixture
-def history(tmp_path: Path) -> History:
+@pytest.fixture(scope="module")
+def kept_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A name in each kind of stored text of acme.one, and none in globex.two."""
-    made = History(tmp_path / "project")
+    made = History(tmp_path_factory.mktemp("names") / "project")
     base = made.base()
     corpus = made.corpus([f"Document {n} of the town." for n in range(40)] + [f"{NAME} was the mayor."])
     dataset = made.dataset("acme.one", [question(n) for n in range(30)])
@@ -211,7 +215,13 @@ def history(tmp_path: Path) -> History:
         "acme.one", weights, *answered("Who?", "nobody", f"It is {NAME}."), stage="candidate_evaluation"
     )
     made.dataset("globex.two", [question(n) for n in range(40, 60)])
-    return made
+    return made.folder
+
+
+@pytest.fixture
+def history(tmp_path: Path, kept_names: Path) -> History:
+    """A copy of that history, for the test alone."""
+    return History(shutil.copytree(kept_names, tmp_path / "project"))
 
 
 def test_documents_questions_and_answers_are_searched(history: History) -> None:
@@ -376,7 +386,7 @@ def test_what_has_no_text_is_not_searched(history: History, given: str) -> None:
     assert "; not searched: " in sought(answer)
 
 
-@pytest.mark.parametrize("given", ["0" * 64, "\u200b", "Nobody Ever"])
+@pytest.mark.parametrize("given", mostly_long(["0" * 64, "\u200b", "Nobody Ever"], every=3))
 @pytest.mark.parametrize("option", [{"part": True}, {"within": "acme"}], ids=["part", "within"])
 def test_how_text_is_searched_is_refused_where_none_is(
     history: History, given: str, option: dict[str, Any]
@@ -468,7 +478,7 @@ def goes_on(text: str, at: int) -> bool:
     return in_word and not any(low <= ord(one) <= high for one in both for low, high in UNSPACED)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", mostly_long(range(8), every=4))
 def test_the_filter_loses_nothing_that_the_normal_form_finds(seed: int) -> None:
     draw, hits = random.Random(seed), 0
     for _ in range(400):
@@ -494,7 +504,6 @@ def typed(project: Path, *words: str) -> Any:
     return json.loads(done.stdout) if "--json" in words else done.stdout
 
 
-@pytest.mark.slow
 def test_the_command_says_what_contains_it_and_what_learned_from_that(history: History) -> None:
     said = typed(history.folder, NAME)
     assert said.startswith(

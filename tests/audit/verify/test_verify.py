@@ -31,6 +31,7 @@ from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from tests.audit.histories import History, question
 from tests.audit.index_rows import edit_members
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 
@@ -257,7 +258,7 @@ WITHOUT_INDEX = {
 }
 
 
-@pytest.mark.parametrize("forged", FORGED)
+@pytest.mark.parametrize("forged", mostly_long(FORGED, every=3))
 def test_what_was_forged_is_noticed_and_named(history: History, forged: str) -> None:
     assert verified(history).holds
     forge, named = FORGED[forged]
@@ -265,7 +266,7 @@ def test_what_was_forged_is_noticed_and_named(history: History, forged: str) -> 
     assert any(_says(line, named) for line in verified(history).problems), verified(history).problems
 
 
-@pytest.mark.parametrize("forged", WITHOUT_INDEX)
+@pytest.mark.parametrize("forged", mostly_long(WITHOUT_INDEX, every=3))
 def test_it_is_noticed_without_the_index_too(history: History, forged: str) -> None:
     FORGED[forged][0](history.folder)
     problems = verified(history, again=True).problems
@@ -329,7 +330,7 @@ SQL = {
 }
 
 
-@pytest.mark.parametrize("edit", [*EDITS, *SQL])
+@pytest.mark.parametrize("edit", mostly_long([*EDITS, *SQL], every=3))
 def test_an_edited_index_is_noticed(history: History, edit: str) -> None:
     history.audit().index.close()
     if edit in EDITS:
@@ -472,7 +473,7 @@ LEDGERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", LEDGERS)
+@pytest.mark.parametrize("kind", mostly_long(LEDGERS, every=3))
 def test_a_malformed_ledger_is_the_problem_of_one_model(history: History, kind: str) -> None:
     dataset = history.dataset("globex.bad", [question(number) for number in range(10)])
     mixture = history.mixture("globex.bad", dataset)

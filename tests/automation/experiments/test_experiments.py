@@ -30,6 +30,7 @@ from ft_dagster.spec import VariantKey, load_variant
 from ft_dagster.store import Store, read_head
 from tests.e2e.project import command_environment, edit, write_project
 from tests.e2e.workshop import Workshop, said_of
+from tests.long import mostly_long
 from tests.present import present
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,7 @@ SWEEP = [
     "training.learning_rate=5e-3,1e-4",
     "--json",
 ]
+BAKEOFF = ["bakeoff", "acme.places", "--methods", "full,lora", "--budget", "flops=3e9"]
 
 
 def project(folder: Path, model: Path) -> Path:
@@ -178,6 +180,7 @@ def test_each_run_has_manifests_of_its_own_and_the_variant_has_no_head(
     assert not list((load_settings(folder).work_folder / "runs" / str(KEY)).iterdir())
 
 
+@pytest.mark.long
 def test_the_same_command_again_runs_nothing_and_writes_the_winner_whose_model_run_reuses(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -209,8 +212,15 @@ def test_the_same_command_again_runs_nothing_and_writes_the_winner_whose_model_r
         assert not chosen_by & judging
 
 
-def test_an_experiment_is_not_released_whatever_the_tags_say(swept: tuple[Path, dict[str, Any]]) -> None:
-    folder, document = swept
+@pytest.fixture(scope="module")
+def baked(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A bake-off of two methods at equal FLOPs."""
+    folder = project(tmp_path_factory.mktemp("bakeoff") / "project", tiny_model_folder)
+    return folder, document_in(said_by(folder, *BAKEOFF, "--json"))
+
+
+def test_an_experiment_is_not_released_whatever_the_tags_say(baked: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = baked
     tags = {"ft/experiment": f"{document['id']}/1", "ft/overrides": json.dumps({"gates.task_margin": 1.0})}
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(PARTITIONS, [str(KEY)])
@@ -225,10 +235,9 @@ def test_an_experiment_is_not_released_whatever_the_tags_say(swept: tuple[Path, 
     assert history(load_settings(folder).open_store(), PREFIX) == []
 
 
-def test_methods_at_equal_flops_realize_the_budget(swept: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = swept
-    arguments = ["bakeoff", "acme.places", "--methods", "full,lora", "--budget", "flops=3e9"]
-    full, lora = document_in(said_by(folder, *arguments, "--json"))["runs"]
+def test_methods_at_equal_flops_realize_the_budget(baked: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = baked
+    full, lora = document["runs"]
     assert full["dropped"] == ["method.rank 4", "training.learning_rate 0.005"]
     for run in (full, lora):
         figures = run["figures"]
@@ -239,7 +248,7 @@ def test_methods_at_equal_flops_realize_the_budget(swept: tuple[Path, dict[str, 
     assert lora["figures"]["steps"] > full["figures"]["steps"]
     assert full["figures"]["trainable_parameters"] > lora["figures"]["trainable_parameters"]
     assert full["figures"]["size_bytes"] > lora["figures"]["size_bytes"]
-    table = said_by(folder, *arguments)
+    table = said_by(folder, *BAKEOFF)
     for words in ("full", "lora", "FLOPs", "peak memory", "validation loss"):
         assert words in table
 
@@ -359,6 +368,7 @@ class Unreadable:
         return int, ("not a number",)
 
 
+@pytest.mark.long
 def test_a_run_whose_process_breaks_fails_alone_and_says_where_to_look(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -376,12 +386,15 @@ def test_a_run_whose_process_breaks_fails_alone_and_says_where_to_look(
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [
-        (["bakeoff", "acme.places", "--methods", "full", "--budget", "flops=1e9"], "two methods"),
-        (["bakeoff", "acme.places", "--methods", "full,lara", "--budget", "flops=1e9"], "no such method"),
-        (["bakeoff", "acme.places", "--methods", "full,lora", "--budget", "minutes=-3"], "not a budget"),
-        (["sweep", "acme.places", "--set", "method.rnk=4"], "Did you mean method.rank"),
-    ],
+    mostly_long(
+        [
+            (["bakeoff", "acme.places", "--methods", "full", "--budget", "flops=1e9"], "two methods"),
+            (["bakeoff", "acme.places", "--methods", "full,lara", "--budget", "flops=1e9"], "no such method"),
+            (["bakeoff", "acme.places", "--methods", "full,lora", "--budget", "minutes=-3"], "not a budget"),
+            (["sweep", "acme.places", "--set", "method.rnk=4"], "Did you mean method.rank"),
+        ],
+        every=4,
+    ),
 )
 def test_a_mistake_is_one_message_and_starts_nothing(
     tmp_path: Path, arguments: list[str], words: str

@@ -29,6 +29,7 @@ from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from tests.instances import ORIGIN, new_instance
 from tests.kept_project import OLD_PROJECT
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 PAGES = ("/fleet", "/fleet/audit", "/fleet/acme.places", "/fleet/acme.places/report")
@@ -82,7 +83,7 @@ def kept_in(settings: Settings) -> list[Path]:
     return sorted(file for file in (settings.project / "store").rglob("*") if "digests" not in file.parts)
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", mostly_long(PAGES, every=4))
 def test_nothing_is_changed_by_a_page(
     client: TestClient, instance: dg.DagsterInstance, settings: Settings, path: str
 ) -> None:
@@ -96,7 +97,7 @@ def test_nothing_is_changed_by_a_page(
     assert list(instance.all_asset_keys()) == []
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", mostly_long(PAGES, every=4))
 def test_a_page_may_load_nothing_from_elsewhere_and_stand_in_no_frame(client: TestClient, path: str) -> None:
     headers = client.get(path).headers
     policy = headers["content-security-policy"]
@@ -138,7 +139,9 @@ def test_the_root_leads_to_the_fleet_page(client: TestClient) -> None:
         assert (answer.status_code, answer.headers["location"]) == (307, "/fleet")
 
 
-@pytest.mark.parametrize("path", ["/fleet/acme.nobody", "/fleet/x", "/fleet/acme.nobody/report"])
+@pytest.mark.parametrize(
+    "path", mostly_long(["/fleet/acme.nobody", "/fleet/x", "/fleet/acme.nobody/report"], every=3)
+)
 def test_what_is_not_there_is_said(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 404
 

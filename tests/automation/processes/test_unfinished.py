@@ -25,7 +25,7 @@ from ft_dagster.automation.processes.unfinished import (
 from ft_dagster.automation.run_launcher import Machine, here, tell_launch
 from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
 from tests.automation.retries import RETRIES, decide_on_retries
-from tests.instances import ORIGIN
+from tests.instances import ORIGIN, lay_databases
 from tests.present import present
 
 pytestmark = pytest.mark.slow
@@ -40,6 +40,7 @@ def nothing() -> None:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    lay_databases(tmp_path)
     with dg.DagsterInstance.local_temp(str(tmp_path), overrides=RETRIES) as made:
         yield made
 
@@ -97,6 +98,7 @@ def test_a_failed_run_needs_a_daemon_until_it_is_run_again(instance: dg.DagsterI
     assert work_left(instance).active == {pending.run_id}
 
 
+@pytest.mark.long
 def test_a_retry_that_dagster_does_not_make_is_waited_for_no_longer(instance: dg.DagsterInstance) -> None:
     """As of a run whose job it cannot find: it says so in its log, and leaves the tag that says it will."""
     come_to_each_failure(instance)
@@ -120,6 +122,7 @@ def test_a_retry_that_was_made_since_a_run_was_read_is_seen(instance: dg.Dagster
     assert is_retried(instance, run)
 
 
+@pytest.mark.long
 def test_an_instance_that_runs_none_again_any_more_is_waited_for_no_longer(tmp_path: Path) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path), overrides=RETRIES) as instance:
         come_to_each_failure(instance)
@@ -140,6 +143,7 @@ def test_a_run_that_failed_before_there_was_a_daemon_is_not_waited_for(instance:
     assert is_retried(instance, failed(instance))
 
 
+@pytest.mark.long
 def test_a_failed_run_of_a_backfill_is_not_run_again_once_that_has_ended(
     instance: dg.DagsterInstance,
 ) -> None:

@@ -19,6 +19,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from tests.audit.histories import History, question, this_moment
 from tests.kept_project import OLD_PROJECT
+from tests.long import mostly_long
 
 pytestmark = pytest.mark.slow
 
@@ -93,6 +94,7 @@ def test_a_record_is_read_from_a_file(project: Path, tmp_path: Path) -> None:
     assert typed(project, "record", identity, "--json")["seen"]
 
 
+@pytest.mark.long
 def test_a_lost_key_is_told_once(project: Path, tmp_path: Path) -> None:
     """To whom it concerns, beside the answer; a rotated key is none that was lost."""
     typed(project, "index")
@@ -145,7 +147,7 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("question", mostly_long(QUESTIONS, every=2))
 def test_every_question_is_answered_in_words_and_as_json(project: Path, question: str) -> None:
     words, said = QUESTIONS[question]
     assert said in typed(project, question, *words)
@@ -253,12 +255,12 @@ def test_a_proof_of_a_row_that_its_source_reads_otherwise_is_checked(
 
 @pytest.mark.parametrize(
     "words",
-    [
+    mostly_long([
         ("record", ""), ("model", "acme.nobody"), ("model", "0" * 64), ("at", "acme.places", "1999-01-01"),
         ("verify",), ("verify", "0" * 64), ("verify", "--all", "0" * 64), ("tenant", "nobody"),
         ("record", "x", "--tenant", "../x"), ("prove", "x", "acme.places"), ("check", "nowhere.json"),
         ("key", "rotate"), ("key", "rotate", "../x"), ("key", "restore", "nowhere"),
-    ],
+    ], every=3, whole=True),
 )  # fmt: skip
 def test_a_mistake_is_one_message(project: Path, words: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as refused:
@@ -324,6 +326,7 @@ def test_keys_are_listed_rotated_backed_up_and_restored(project: Path, tmp_path:
     assert "acme" in typed(project, "key", "list")
 
 
+@pytest.mark.long
 def test_a_model_whose_data_set_comes_out_otherwise_diverged_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

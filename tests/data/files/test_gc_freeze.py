@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from threading import Event
 
 import pytest
 
+from ft_dagster.data.files import gc_freeze
 from ft_dagster.data.files.gc_freeze import heap_frozen
 
 
 @pytest.fixture(autouse=True)
-def nothing_frozen() -> Iterator[None]:
+def nothing_frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The suite freezes what its collection made (tests/conftest.py)."""
+    monkeypatch.setattr(gc_freeze, "_frozen", Event())
     gc.unfreeze()
     yield
     gc.freeze()
@@ -39,4 +42,17 @@ def test_what_was_frozen_before_stays_frozen() -> None:
     with heap_frozen():
         assert 1000 < gc.get_freeze_count() <= before  # some of them may be gone
     assert 1000 < gc.get_freeze_count() <= before
+    with heap_frozen():
+        assert gc.get_freeze_count() <= before
+    assert 1000 < gc.get_freeze_count() <= before
     assert len(made) == 10_000
+
+
+def test_a_block_within_another_ends_without_releasing() -> None:
+    with heap_frozen():
+        with heap_frozen():
+            pass
+        assert gc.get_freeze_count() > 1000
+    assert gc.get_freeze_count() == 0
+    with heap_frozen():
+        assert gc.get_freeze_count() > 1000

@@ -33,6 +33,7 @@ from ft_dagster.data.rows.dataset_io import as_row, paths_of
 from ft_dagster.data.rows.rows import Message, Row, upto_trained
 from ft_dagster.data.sources.turns import as_json
 from ft_dagster.spec.variant import CorpusSpec
+from tests.long import mostly_long
 from tests.mixtures import iter_examples
 
 WORDS = ("the", "bank", "of", "old", "town", "lends", "to", "ships", "and", "whales", "by", "sea")
@@ -278,7 +279,8 @@ def test_a_row_that_differs_in_tools_or_reasoning_before_its_cut_is_not_the_same
     assert not is_same_up_to(cut, one, row("Over here.", "[1]"))
 
 
-@pytest.mark.parametrize("turns", [2, 30])
+@pytest.mark.slow
+@pytest.mark.parametrize("turns", mostly_long([2, 30], [2]))
 def test_rows_are_shown_as_the_shards_hold_them(
     mix: Any, tiny_tokenizer: Any, tmp_path: Path, turns: int
 ) -> None:

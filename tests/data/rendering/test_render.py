@@ -20,6 +20,7 @@ from ft_dagster.data.rendering.render import load_tokenizer, render, render_rows
 from ft_dagster.data.rows.rows import Message, Row
 from ft_dagster.errors import UserError
 from tests.chat_templates import ENDLESS, NO_GENERATION_PROMPT, OPENS_A_THOUGHT, THINKS
+from tests.long import mostly_long
 
 TWO_TURNS = (
     ("user", "What is a permit?"),
@@ -218,7 +219,10 @@ CALLS = "".join(
 )
 
 
-@pytest.mark.parametrize("template", [LOOPS, f"{{% macro m0() %}}{{% endmacro %}}{CALLS}{{{{ m49() }}}}"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "template", mostly_long([LOOPS, f"{{% macro m0() %}}{{% endmacro %}}{CALLS}{{{{ m49() }}}}"], [LOOPS])
+)
 def test_a_template_that_does_not_end_is_one_user_error_that_names_the_base(
     tokenizer: Any, template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +276,7 @@ def test_rows_that_a_template_renders_in_any_number_are_not_refused(
     assert len(list(render_rows(rows, tokenizer))) == len(rows)
 
 
+@pytest.mark.slow
 def test_a_template_is_ended_in_another_thread_and_after_a_fork(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +330,7 @@ print((lambda: "traced")())
 """
 
 
+@pytest.mark.slow
 def test_a_template_that_was_ended_leaves_a_process_in_which_functions_can_be_traced() -> None:
     done = subprocess.run(
         [sys.executable, "-c", TRACED], check=False, capture_output=True, text=True, timeout=120

@@ -98,6 +98,7 @@ def test_the_exact_form_is_the_normal_form_in_all_else(other: str) -> None:
     assert exact_text(other) == exact_text("a fine 10⁶") == "a fine 10⁶"
 
 
+@pytest.mark.slow
 def test_the_exact_form_is_its_own_form_with_every_character_that_it_keeps() -> None:
     kept = list(filter(is_lost, map(chr, range(sys.maxunicode + 1))))
     assert len(kept) > 1500
@@ -108,6 +109,7 @@ def test_the_exact_form_is_its_own_form_with_every_character_that_it_keeps() -> 
             assert exact_text(unicodedata.normalize("NFD", text)) == exact_text(text)
 
 
+@pytest.mark.slow
 def test_no_two_characters_that_the_exact_form_keeps_are_one_but_by_case() -> None:
     kept = set(filter(is_lost, map(chr, range(sys.maxunicode + 1))))
     forms = {character.casefold() for character in kept}

@@ -116,6 +116,7 @@ def plainly(texts: Sequence[Sequence[str]], row: Sequence[str], share: float) ->
     return False
 
 
+@pytest.mark.slow
 def test_what_is_found_is_what_a_plain_search_finds() -> None:
     random = np.random.default_rng(0)
 

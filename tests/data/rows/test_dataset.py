@@ -20,6 +20,8 @@ from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import hash_folder
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "validation", "test")
 COLUMNS = [
     "kind", "messages", "prompt", "completion", "text", "source", "licence", "group", "weight",
@@ -206,7 +208,6 @@ def test_progress_is_told(project: Path, tmp_path: Path, write: Any, variant: An
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows_beyond_their_hashes(
     project: Path, tmp_path: Path, variant: Any
 ) -> None:
@@ -238,7 +239,6 @@ def test_a_test_split_emptied_by_decontamination_says_so(
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_memory_does_not_grow_with_long_rows(project: Path, tmp_path: Path, variant: Any) -> None:
     with (project / "faq.jsonl").open("w") as file:
         for i in range(100):
@@ -252,7 +252,6 @@ def test_memory_does_not_grow_with_long_rows(project: Path, tmp_path: Path, vari
         tracemalloc.stop()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "near"])
 def test_how_many_rows_are_looked_at_together_changes_nothing(
     project: Path, tmp_path: Path, write: Any, variant: Any, *, monkeypatch: pytest.MonkeyPatch, method: str

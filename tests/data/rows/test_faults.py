@@ -24,6 +24,8 @@ from ft_dagster.data.rows.faults import (
 )
 from ft_dagster.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 TOOL = {
     "type": "function",
     "function": {

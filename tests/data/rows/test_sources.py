@@ -148,6 +148,7 @@ def test_a_missing_file_names_the_field_and_the_nearest_name(project: Path, writ
     assert "support.jsonl" in error.fix
 
 
+@pytest.mark.slow
 def test_a_missing_file_among_many_long_names_is_said_in_time(project: Path, write: Any) -> None:
     dice = random.Random(0)
     for _ in range(2_000):
@@ -248,6 +249,7 @@ def test_a_gzip_of_one_line_of_3_gb_is_refused_and_never_held(
     assert int(peak) < MOST_MB
 
 
+@pytest.mark.slow
 def test_a_json_list_on_many_lines_is_bounded_too(project: Path) -> None:
     line = gzip.compress(b" " * 63_999_999 + b"\n", 1)
     (project / "list.json.gz").write_bytes(gzip.compress(b"[\n") + 5 * line)
@@ -285,6 +287,7 @@ def test_a_damaged_columnar_file_is_refused(project: Path, write: Any, name: str
     assert refusal(project, name).file == name
 
 
+@pytest.mark.slow
 def test_rows_stream_from_s3_files_folders_and_globs(project: Path, put: Any) -> None:
     parquet.write_table(pa.Table.from_pylist(ROWS[:1]), project / "2.parquet")
     first = put("rows/1.jsonl", LINES.encode())

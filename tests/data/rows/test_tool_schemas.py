@@ -68,6 +68,7 @@ print(why_not(*json.loads(sys.stdin.read())))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW_SCHEMAS)
 def test_a_pattern_that_goes_back_and_forth_ends(name: str) -> None:
     """In a process of its own, which is ended where it does not."""

@@ -16,6 +16,8 @@ from ft_dagster.spec.data import SourceSpec
 from ft_dagster.spec.variant import BaseModelSpec
 from tests.small_hub import COMMIT, PROPOSED, small_hub
 
+pytestmark = pytest.mark.slow
+
 MODEL, ROWS = "org/model", "org/rows"
 ANYBODYS = "is not of the default branch of org/.*, and anybody may propose one"
 

@@ -171,6 +171,7 @@ def test_only_local_files_need_no_network(tmp_path: Path) -> None:
     assert [needs_network(entry) for entry in entries] == [False, True, True, True]
 
 
+@pytest.mark.slow
 def test_what_the_code_location_imports_stays_light() -> None:
     rooms = (
         "evaluation.tasks.tasks",

@@ -135,6 +135,7 @@ def test_what_a_training_did_not_need_is_given_back_and_what_it_took_more_is_the
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_no_day_and_no_month_is_ever_charged_beyond_a_budget(seed: int) -> None:
     dice = random.Random(seed)

@@ -41,6 +41,7 @@ def test_an_hour_that_a_night_has_twice_fires_once(after: int) -> None:
     assert fires(MADRID, served, midnight + 0.9 * DAY) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", ["", "30 "], ids=["five fields", "with seconds"])
 @pytest.mark.parametrize(
     ("zone", "evening", "hour"),

@@ -31,6 +31,7 @@ from ft_dagster.gate.samples import Sample
 from ft_dagster.gate.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec, RefusalsSpec
+from tests.long import mostly_long
 
 REFUSALS = RefusalsSpec()
 GATES = GatesSpec(task_margin=0.02, refusals=REFUSALS)
@@ -269,17 +270,19 @@ def replace_margin(margin: float) -> RefusalsSpec:
     return REFUSALS.model_copy(update={"margin": margin})
 
 
-def test_equal_models_are_rarely_blocked_and_a_fall_of_the_margin_rarely_passes() -> None:
-    """The stated levels, in a few hundred draws."""
+@pytest.mark.slow
+@pytest.mark.parametrize("draws", mostly_long([50, 300], [50]))
+def test_equal_models_are_rarely_blocked_and_a_fall_of_the_margin_rarely_passes(draws: int) -> None:
+    """The stated levels."""
     draw, passed, failed = np.random.default_rng(7), 0, 0
-    for _ in range(300):
+    for _ in range(draws):
         base = draw.random(ASKED) < 0.7
         fallen, moved = base & (draw.random(ASKED) > 0.1 / 0.7), draw.random(ASKED) < 0.05
         equal = base ^ moved if draw.random() < 0.5 else base
         passed += rule_of(judged(drawn(base, fallen)), "must_refuse").outcome == "pass"
         failed += rule_of(judged(drawn(base, equal)), "must_refuse").outcome == "fail"
-    assert passed / 300 < 0.06
-    assert failed / 300 < 0.06
+    assert passed / draws < 0.06
+    assert failed / draws < 0.06
 
 
 def drawn(base: np.ndarray, tuned: np.ndarray) -> list[BeforeAfter]:

@@ -25,6 +25,8 @@ from ft_dagster.training.trainer import build_trainer, prepare
 from tests.tiny_classes import EXPERTS, PLAIN, STATEFUL, make_tiny, tiny_config
 from tests.training.runs import Runs, made_rows, result_of, train
 
+pytestmark = pytest.mark.slow
+
 KEPT_APART = [*PLAIN, *EXPERTS]  # three of them without SDPA, and gpt_oss makes no mask of positions
 
 

@@ -27,6 +27,8 @@ from ft_dagster.training.trainer import build_trainer, prepare
 from ft_dagster.training.work import Work
 from tests.training.runs import Runs
 
+pytestmark = pytest.mark.slow
+
 
 def built(runs: Runs, **changes: Any) -> tuple[Work, Any]:
     """The work and its trainer, with an adapter that already says something and no dropout."""

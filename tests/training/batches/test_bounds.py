@@ -86,6 +86,7 @@ def test_rows_end_to_end_are_what_they_are_side_by_side() -> None:
     assert told["cu_seq_lens_q"].tolist() == [0, 8, 16, 24, 32]
 
 
+@pytest.mark.long
 def test_with_a_kernel_that_reads_bounds_examples_are_apart_and_with_one_that_is_missing_not(
     tmp_path: Path,
 ) -> None:

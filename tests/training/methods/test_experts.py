@@ -151,6 +151,7 @@ def test_the_catalogue_says_that_vllm_does_not_load_it(taught: Taught) -> None:
     assert any("tensors of experts" in reason for reason in not_loaded(config))
 
 
+@pytest.mark.long
 def test_a_child_that_is_stacked_on_it_comes_out_as_one_adapter_with_both(taught: Taught) -> None:
     base = {"parent": {"adapter": str(taught.payload), "digest": "p" * 64}}
     child = prepared(taught.runs, "child", "lora", base=base, settings=taught.settings, training=SHORT)
@@ -161,6 +162,7 @@ def test_a_child_that_is_stacked_on_it_comes_out_as_one_adapter_with_both(taught
     assert distance(one, reloaded(taught.runs.base, taught.payload)) > 0.01
 
 
+@pytest.mark.long
 def test_qlora_trains_the_experts_which_stay_as_they_lie(taught: Taught) -> None:
     settings = settings_of(taught.runs.base, "qlora")
     folder = prepared(taught.runs, "qlora", "qlora", settings=settings, training=SHORT)
@@ -174,6 +176,7 @@ def test_qlora_trains_the_experts_which_stay_as_they_lie(taught: Taught) -> None
     assert distance(model, reloaded(taught.runs.base, payload)) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["experts.absent", "experts.down_proj"])
 def test_a_training_that_moves_no_expert_of_its_plan_ends_with_an_error(
     runs: Runs, tmp_path: Path, name: str

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ft_dagster.training.batches.attention import ENDS, LENGTHS, packed
 from ft_dagster.training.loss import learned_prompt
+from tests.long import mostly_long
 from tests.training.methods.taught import METHODS, prepared, trainer_of
 from tests.training.runs import Runs, write_mixture
 
@@ -26,7 +27,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> R
     return Runs(folder, tiny_model_folder, write_mixture(folder / "mixture"))
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(
+    scope="module", params=mostly_long(METHODS, ["lora", "qlora", "prompt_tuning", "prefix_tuning"])
+)
 def trainer(request: pytest.FixtureRequest, runs: Runs) -> Any:
     """Of padded rows of unequal length, with an adapter that already says something."""
     training = {"packing": False, "per_device_train_batch_size": ROWS}

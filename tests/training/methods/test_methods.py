@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.long import mostly_long
 from tests.training.methods.taught import (
     METHODS,
     distance,
@@ -25,6 +26,8 @@ from tests.training.methods.taught import (
 from tests.training.runs import Runs, payload_bytes, result_of
 
 pytestmark = pytest.mark.slow
+# The others are LoRA from another start or at another scale.
+KINDS_OF_WEIGHTS = ("lora", "dora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning")
 FEW = {"max_steps": 3, "evaluations": 1}
 
 
@@ -47,7 +50,7 @@ def short(runs: Runs) -> Callable[[str], Path]:
     return trained_shortly
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=mostly_long(METHODS, KINDS_OF_WEIGHTS))
 def trained(request: pytest.FixtureRequest, runs: Runs) -> Path:
     """The run folder of a training by each method."""
     run_folder = prepared(runs, request.param, request.param)
@@ -70,7 +73,7 @@ def test_resumed_from_an_earlier_checkpoint_equals_uninterrupted(trained: Path) 
     resume_earlier(trained)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_long(METHODS, ["lora", "qlora", "prefix_tuning"]))
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     runs: Runs, short: Callable[[str], Path], method: str
 ) -> None:
@@ -94,7 +97,7 @@ def test_the_payload_names_the_base_by_digest_and_no_path(trained: Path, runs: R
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_long(METHODS, every=3))
 def test_what_is_trained_is_fp32_and_the_base_frozen_in_the_plans_precision(
     runs: Runs, method: str, precision: str
 ) -> None:

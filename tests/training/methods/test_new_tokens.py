@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.long import mostly_long
 from tests.training.methods.taught import (
     METHODS,
     distance,
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 NEW = ("<ticket>", "<urgent>", "<closed>")
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=mostly_long(["tied", "untied"], ["untied"]))
 def extended(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path
 ) -> tuple[Runs, tuple[int, ...]]:

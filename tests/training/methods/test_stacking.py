@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ft_dagster.training import checkpoints
+from tests.long import mostly_long
 from tests.training.methods.taught import (
     METHODS,
     distance,
@@ -53,7 +54,7 @@ def stacked(runs: Runs, parent: Path, name: str, method: str = "lora", **changes
     return prepared(runs, name, method, base=base, **{"settings": CHILD, **changes})
 
 
-@pytest.fixture(scope="module", params=["lora", "qlora", "lora_8bit"])
+@pytest.fixture(scope="module", params=mostly_long(["lora", "qlora", "lora_8bit"], ["qlora"]))
 def trained(request: pytest.FixtureRequest, runs: Runs, parent: Path) -> Path:
     folder = stacked(runs, parent, f"child-{request.param}", request.param)
     train(folder)

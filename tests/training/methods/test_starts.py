@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from ft_dagster.training.watch.spectrum import spectrum
+from tests.long import mostly_long
 from tests.training.methods.taught import (
     METHODS,
     distance,
@@ -38,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> R
     return Runs(folder, tiny_model_folder, habit(folder / "mixture"))
 
 
-@pytest.fixture(scope="module", params=STARTS)
+@pytest.fixture(scope="module", params=mostly_long(STARTS, ["pissa"]))
 def trained(request: pytest.FixtureRequest, runs: Runs) -> Path:
     folder = prepared(runs, f"{request.param}-whole", request.param)
     train(folder)
@@ -80,7 +81,7 @@ def test_the_export_says_nothing_that_changes_a_base_when_it_is_loaded(trained: 
     assert config["r"] == METHODS["lora"]["rank"] * (2 if twice else 1)
 
 
-@pytest.mark.parametrize("start", OF_THE_BASE)
+@pytest.mark.parametrize("start", mostly_long(OF_THE_BASE, ["pissa"]))
 def test_the_export_is_what_pefts_own_conversion_comes_to(start: Any, runs: Runs, tmp_path: Path) -> None:
     folder = prepared(runs, f"{start}-converted", start, settings={"dropout": 0.0})
     train(folder)

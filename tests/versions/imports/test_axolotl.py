@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.long import mostly_long
 from tests.versions.imports.imported import (
     chat,
     configured,
@@ -17,6 +18,8 @@ from tests.versions.imports.imported import (
     refused,
     value_at,
 )
+
+pytestmark = pytest.mark.slow
 
 CARRIED: dict[str, tuple[Any, str, Any]] = {
     "sequence_len": (2048, "training.max_length", 2048),
@@ -92,7 +95,7 @@ def with_fields(**fields: Any) -> dict[str, Any]:
     return imported("axolotl", configured(**{**usual, **fields}))
 
 
-@pytest.mark.parametrize("field", CARRIED)
+@pytest.mark.parametrize("field", mostly_long(CARRIED, every=2))
 def test_a_field_with_an_equal_here_is_carried(field: str) -> None:
     value, here, expected = CARRIED[field]
     made = with_fields(**{field: value})
@@ -105,7 +108,7 @@ def test_a_field_that_says_what_is_done_here_anyway_is_carried(field: str) -> No
     assert outcomes(with_fields(**{field: KEPT[field]}))[field] == ("carried", None)
 
 
-@pytest.mark.parametrize("field", CHANGED)
+@pytest.mark.parametrize("field", mostly_long(CHANGED, every=2))
 def test_a_field_that_is_done_otherwise_is_changed_with_a_reason(field: str) -> None:
     made = with_fields(**{field: CHANGED[field]})
     [outcome] = [each for each in made["fields"] if each["field"] == field]
@@ -113,7 +116,7 @@ def test_a_field_that_is_done_otherwise_is_changed_with_a_reason(field: str) -> 
     assert outcome["why"]
 
 
-@pytest.mark.parametrize("field", DROPPED)
+@pytest.mark.parametrize("field", mostly_long(DROPPED, every=2))
 def test_a_field_that_nothing_here_does_is_dropped_with_a_reason(field: str) -> None:
     made = with_fields(**{field: DROPPED[field]})
     [outcome] = [each for each in made["fields"] if each["field"] == field]

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from ft_dagster.versions.imports.project import STAGING
+from tests.long import mostly_long
 from tests.versions.imports.imported import WEATHER, call, chat, configured, job, lines, pair, refused
+
+pytestmark = pytest.mark.slow
 
 GOOD = [chat(number) for number in range(400)]
 BASE = ("--base-model", "base")
@@ -122,7 +125,7 @@ OPENAI: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", OPENAI)
+@pytest.mark.parametrize("what", mostly_long(OPENAI, every=2))
 def test_a_damaged_file_of_the_service_is_one_line(what: str) -> None:
     words, problem = OPENAI[what]
     one_line("openai", *words(), problem=problem)
@@ -176,7 +179,7 @@ AXOLOTL: dict[str, tuple[Callable[[], str], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", AXOLOTL)
+@pytest.mark.parametrize("what", mostly_long(AXOLOTL, every=2))
 def test_a_damaged_configuration_of_axolotl_is_one_line(what: str) -> None:
     given, problem = AXOLOTL[what]
     one_line("axolotl", given(), problem=problem)
@@ -204,7 +207,7 @@ LLAMAFACTORY: dict[str, tuple[Callable[[], str], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", LLAMAFACTORY)
+@pytest.mark.parametrize("what", mostly_long(LLAMAFACTORY, every=2))
 def test_a_damaged_configuration_of_llamafactory_is_one_line(what: str) -> None:
     given, problem = LLAMAFACTORY[what]
     one_line("llamafactory", given(), problem=problem)

@@ -23,6 +23,8 @@ from tests.versions.imports.imported import (
     rows_of,
 )
 
+pytestmark = pytest.mark.slow
+
 BASE = ("--base-model", "base")
 ROWS = [chat(number) for number in range(400)]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.long import mostly_long
 from tests.versions.imports.imported import (
     chat,
     declaration,
@@ -16,6 +17,8 @@ from tests.versions.imports.imported import (
     pair,
     refused,
 )
+
+pytestmark = pytest.mark.slow
 
 GIVEN = {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 1.8}
 TRAINING = {
@@ -105,7 +108,7 @@ FIELDS: dict[str, tuple[Any, str, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", mostly_long(FIELDS, every=2))
 def test_each_field_of_a_job_has_an_outcome(field: str) -> None:
     value, kind, here = FIELDS[field]
     made = with_job(hyperparameters={"n_epochs": 1}, **{field: value})
