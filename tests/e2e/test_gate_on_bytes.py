@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -24,15 +23,13 @@ def failed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
     """A variant whose weights, which are pretended, answer no general question rightly any more."""
     folder = write_project(tmp_path_factory.mktemp("failed"), tiny_model_folder)
 
-    def harden(content: dict[str, Any]) -> None:
-        content["gates"].update(general_margin=0.1, undecided="fail", regression_margin=None)
-
-    edit(folder / "tenants/acme/places.yaml", harden)
+    edit(folder / "tenants/acme/places.yaml", lambda c: c["gates"].update(general_margin=0.1))
     pretend = Pretend(general={"first": 0.0})
-    with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Programs, "open", lambda self: pretend)
+    with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)
-        shop.first = shop.materialize("acme.places", raises=False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Programs, "open", lambda self: pretend)
+            shop.first = shop.materialize("acme.places", raises=False)
         yield shop
 
 

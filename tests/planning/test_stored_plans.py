@@ -37,8 +37,9 @@ ESTIMATES = json.loads(Path(__file__).with_name("stored_estimates.json").read_te
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PlanAndEstimate]:
-    """The plan and the estimate of a stored one's declaration; each is made once."""
-    return cache(lambda name: plan_of(STORED[name], tmp_path_factory.mktemp("planned")))
+    """The plan and the estimate of a stored one's declaration; each is made once, all on one base."""
+    folder = tmp_path_factory.mktemp("planned")
+    return cache(lambda name: plan_of(STORED[name], folder))
 
 
 @pytest.mark.parametrize("name", mostly_long(STORED, [*ESTIMATES, *list(STORED)[::3]]))
