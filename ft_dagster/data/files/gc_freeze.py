@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
 
-_frozen = (
-    Event()
-)  # by a block that has not ended, or for good by others: to count what is frozen takes its time
+# By a block that has not ended, or for good where others froze: to count what is frozen walks through it all.
+_frozen = Event()
 
 
 @contextmanager
