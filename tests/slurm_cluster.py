@@ -103,10 +103,22 @@ class SlurmCluster:
         self._start(name, "slurmd", "-D", "-N", name)
 
     def kill(self, program: str) -> None:
-        """SIGKILL to the controller (`slurmctld`) or to a node's own program; jobs go on."""
+        """SIGKILL to the controller (`slurmctld`) or to a node's own program; jobs go on.
+
+        The controller is killed once its state names every job: one that comes back without them gives their
+        ids to others, and its nodes drain.
+        """
+        if program == "slurmctld":
+            self._wait(self._state_names_all_jobs)
         process = self._programs.pop(program)
         process.kill()
         process.wait()
+
+    def _state_names_all_jobs(self) -> bool:
+        saved = self.folder / "state/job_state"
+        content = saved.read_bytes() if saved.exists() else b""
+        names = self.command("squeue", "-h", "-o", "%j").split()
+        return all(name.encode() in content for name in names)
 
     def command(self, *command: str, script: str | None = None) -> str:
         """What a command of Slurm prints."""

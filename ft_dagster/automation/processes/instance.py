@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +34,7 @@ from ft_dagster.dagster_private import (
     WorkspaceRequestContext,
 )
 from ft_dagster.errors import UserError
+from ft_dagster.files import make_folder, new_file
 from ft_dagster.launch.environment import environment_with
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
@@ -100,7 +101,7 @@ def write_home(settings: Settings) -> dict[str, str]:
     What a platform changed in it is kept, so `tenant_runs` counts when the folder is made.
     """
     home = settings.dagster_home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     limit = settings.tenant_runs
     note = f"# The queue tags each run of a variant and admits one run per variant, {limit} per tenant.\n"
     for name, text in (
@@ -108,7 +109,8 @@ def write_home(settings: Settings) -> dict[str, str]:
         ("workspace.yaml", yaml.safe_dump(WORKSPACE_YAML, sort_keys=False)),
     ):
         if not (home / name).exists():
-            (home / name).write_text(text, "utf-8")
+            with suppress(FileExistsError), new_file(home / name) as draft:
+                draft.write_text(text, "utf-8")
     return {"DAGSTER_HOME": str(home), PROJECT_VARIABLE: str(settings.project)}
 
 
