@@ -16,6 +16,7 @@ from ft_dagster.spec import Declarations, VariantKey
 
 EXACT_UP_TO = 100  # variants
 BEHIND = timedelta(minutes=1)  # since the last tick (four a minute): no daemon lives, and none of its runs
+SECOND = timedelta(seconds=1)  # to which release logs tell the time
 
 
 class FleetPicture(NamedTuple):
@@ -67,7 +68,8 @@ def look_at(
 
 def _may_run(row: FleetRow, looked: datetime | None, now: datetime) -> bool:
     """Say whether a run that was in progress at the last tick may still be: it is not, where something was
-    judged since.
+    judged or released since.
     """
-    made = None if row.version is None else row.version.made
-    return looked is not None and now - looked < BEHIND and (made is None or made < looked)
+    since = () if row.version is None else (row.version.made, row.version.logged)
+    done = max((at for at in since if at is not None), default=None)
+    return looked is not None and now - looked < BEHIND and (done is None or done + SECOND < looked)

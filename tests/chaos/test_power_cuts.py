@@ -123,7 +123,7 @@ class Host:
     def ask(self, *arguments: str) -> str:
         program = self.start(*arguments)
         said, complained = program.communicate()
-        assert program.returncode == 0, (arguments, said[-3000:], complained[-3000:])
+        assert program.returncode == 0, (arguments, said, complained)
         return said
 
     def wait_for(self, made: int, running: subprocess.Popen[str]) -> None:

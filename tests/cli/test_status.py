@@ -128,6 +128,18 @@ def test_of_one_that_is_named_all_causes_are_said(project: Path) -> None:
     assert len(row["causes"]) > 1
 
 
+def test_what_was_released_since_the_last_tick_does_not_run_any_more(project: Path) -> None:
+    def state() -> str:
+        return str(said(project, "acme.running")["variants"][0]["state"])
+
+    table = table_of(project, datetime.now(UTC))
+    assert state() == "running"
+    release(load_settings(project).open_store(), "acme.running", adapter(), work=project / ".ft_dagster/work")
+    assert state() != "running"
+    table.note_look(datetime.now(UTC) + timedelta(seconds=5))
+    assert state() == "running"
+
+
 def test_a_row_has_its_gain_age_and_cost(project: Path) -> None:
     table_of(project)
     (row,) = [row for row in said(project)["variants"] if row["variant"] == "acme.fresh"]

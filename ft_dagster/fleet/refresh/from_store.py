@@ -229,6 +229,7 @@ def _known_version(shared: SharedState, row: FleetRow, declared: Declared | None
         waiting=waiting_version(stands.log),
         taken_back=taken_back(stands.log),
         made=None if newest is None else made(newest),
+        logged=datetime.fromisoformat(stands.log[-1].at) if stands.log else None,
         digest=None if export is None else export.digest,
         gate=None if verdict is None else verdict_word(verdict),
         verdict=None if verdict is None else verdict_sentence(verdict),
