@@ -23,7 +23,7 @@ from ft_dagster.report.tables.recommendation import (
     ranking_rows,
     reasons_markdown,
 )
-from ft_dagster.stage_entries import TASK_DATASET
+from ft_dagster.stage_entries import BASE_MODEL, TASK_DATASET
 from ft_dagster.stages import training_plan as stage
 from ft_dagster.store import Artifact
 from ft_dagster.versions.plan_warnings import plan_warnings
@@ -39,7 +39,8 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     row, plan = estimate.planned_row, estimate.plan
     known = {HOURS: row.hours, "cost_usd": row.cost_usd}
     test_rows = DatasetFigures.of(workspace.upstream(TASK_DATASET.name)).test_rows
-    warnings = plan_warnings(workspace, workspace.spec, estimate, test_rows)
+    base = workspace.base_folder(workspace.upstream(BASE_MODEL.name))
+    warnings = plan_warnings(workspace, workspace.spec, estimate, test_rows, base)
     entries = {
         "warnings": lines(warnings),
         "next look": lines(look_lines(look_ahead(workspace, workspace.spec), workspace.spec)),

@@ -28,8 +28,10 @@ from ft_dagster.spec.yaml_files import read_yaml
 
 DEFAULTS = "defaults.yaml"
 SUFFIXES = (".yaml", ".yml")
-PATTERNS = ("*.y*ml", "*/*.y*ml")  # below tenants/
+PATTERNS = ("*.y*ml", "*/*.*")  # below tenants/
+MISTAKEN = (".json", ".yaml.txt", ".yml.txt", *SUFFIXES)  # in any case: what may be meant as a declaration
 UNREADABLE = Stamp(0, 0, 0, 0, 0)  # of what stands in a folder that is closed to this process
+MOST_READ = 1 << 16  # bytes of a file that may be meant as a declaration
 SETTLED_NS = 2_000_000_000  # a file written since may be written again without a new stamp
 T = TypeVar("T")
 
@@ -208,9 +210,15 @@ class Declarations:
         wrong: dict[Path, UserError] = {}
         for place in sorted(name.split("/") for pattern in PATTERNS for name in self._named(pattern)):
             stem, suffix = os.path.splitext(place[-1])
-            if suffix not in SUFFIXES or stem.startswith(".") or place == [DEFAULTS]:
+            if stem.startswith(".") or place == [DEFAULTS]:
                 continue
             file = self.folder.joinpath(*place)
+            if suffix not in SUFFIXES:
+                if file.name.lower().endswith(MISTAKEN) and _is_meant(file):
+                    fix = f"Name it {file.name.split('.')[0]}{SUFFIXES[0]}"
+                    problem = f"declares nothing: a declaration's file ends in {SUFFIXES[0]}"
+                    wrong[file] = UserError(problem, file=file, fix=fix)
+                continue
             if len(place) == 1:
                 fix = (
                     f"Move it to tenants/<tenant>/{file.name}, or name it {DEFAULTS} if all tenants share it"
@@ -414,6 +422,17 @@ def _unforeseen(error: Exception, file: Path) -> UserError:
 
 def _text(stamp: Stamp | None) -> str:
     return "none" if stamp is None else ".".join(map(str, stamp))
+
+
+def _is_meant(file: Path) -> bool:
+    """Say whether a file names a base, as declarations do; not, where it cannot be read."""
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as content:
+            return b"base_model" in content.read(MOST_READ)
+    except OSError:
+        return False
 
 
 def _stamp_of(file: Path) -> Stamp | None:

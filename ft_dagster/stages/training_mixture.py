@@ -4,10 +4,8 @@ unpacked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from ft_dagster.data.mixture.cuts import Cut
@@ -16,7 +14,7 @@ from ft_dagster.data.mixture.mixture_io import origins_of
 from ft_dagster.data.rows.dataset_io import ORIGINS, paths_of, read_paths
 from ft_dagster.data.rows.planted import FIGURE, FILE, Planted, seen_of
 from ft_dagster.errors import UserError
-from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.planning.longest_example import longest_by_default
 from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.roots import is_address
 from ft_dagster.spec import VariantSpec
@@ -80,9 +78,7 @@ class MixtureInputs:
 def inputs(view: View) -> MixtureInputs:
     spec, base, dataset = view.spec, view.upstream(BASE_MODEL.name), view.upstream(TASK_DATASET.name)
     general = spec.data.general
-    longest = spec.training.max_length or view.by_bytes(
-        lambda: min(MAX_LENGTH.value, _context_length(view.base_folder(base)))
-    )
+    longest = spec.training.max_length or view.by_bytes(lambda: longest_by_default(view.base_folder(base)))
     tasks = view.frozen("tasks")
     guarded = general is not None and spec.data.decontaminate.enabled and (tasks["task"] or tasks["general"])
     return MixtureInputs(
@@ -210,11 +206,6 @@ def _is_open(workspace: Workspace, path: str, file: str) -> bool:
     if file.startswith(f"{path}@"):
         return workspace.roots.may_ask_hub(path)
     return workspace.roots.may_read(workspace.project / file)
-
-
-def _context_length(base_folder: Path) -> int:
-    config = json.loads((base_folder / "config.json").read_text("utf-8"))
-    return int(config.get("max_position_embeddings") or MAX_LENGTH.value)
 
 
 STAGE = Stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from ft_dagster.gate.groups import BY_SIZE, Counting, groups_of
@@ -16,6 +17,7 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.advice import release_warnings
 from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
 from ft_dagster.planning.estimate import Estimate
+from ft_dagster.planning.longest_example import beyond_context
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, TASK_DATASET
 from ft_dagster.store import Artifact
@@ -27,7 +29,9 @@ from ft_dagster.workspace.plan_context import variants_on_base
 from ft_dagster.workspace.workspace import Workspace
 
 
-def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, test_rows: int) -> list[str]:
+def plan_warnings(
+    workspace: Workspace, spec: VariantSpec, estimate: Estimate, test_rows: int, base_folder: Path
+) -> list[str]:
     """Return the warnings, one line each. If an evaluation measured how answers differ, it says how many
     questions would decide; before the first, an assumption about them does. `test_rows`: of the test split.
     """
@@ -43,6 +47,7 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate, t
     few = (*too_few_rows(spec, test_rows), *few_held_out(spec, test_rows))
     asked = (*few, *_questions(judged, spec, test_rows))
     return [
+        *beyond_context(spec, base_folder),
         *estimate.warnings,
         *before,
         *served,

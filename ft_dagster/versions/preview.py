@@ -148,7 +148,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
         dear = None if standing and training_plan.is_carried_out(workspace, standing) else dear
     refused = () if dear is None else (f"a run will be refused: {dear.problem}",)
     notes = notes_on_prompts(workspace, spec, data.rows, tokenizer)
-    judged = plan_warnings(workspace, spec, plan.estimate, data.test_rows)
+    judged = plan_warnings(workspace, spec, plan.estimate, data.test_rows, folder)
     warnings = (*refused, *notes, *_of_ancestors(workspace), *judged)
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
     asked, look = tuple(_with_examples(today, declared)), look_ahead(workspace, spec, data.test_rows)

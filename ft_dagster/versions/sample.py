@@ -6,7 +6,6 @@ which it drops, are not looked for.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -23,9 +22,8 @@ from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.rows.split_look import SplitLook
 from ft_dagster.data.rows.splits import split_at
 from ft_dagster.data.sources.locations import DeclaredAt
-from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.planning.context import Counts
-from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.planning.longest_example import longest_example
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared, VariantSpec
@@ -116,12 +114,6 @@ def sample(
     fallen = sum(split_at(position, spec.data.splits) == "test" for position in splits.positions())
     test_rows = fallen + round(unplaced * spec.data.splits.test)
     return Counted(counts, basis, test_rows, tuple(read), more)
-
-
-def longest_example(spec: VariantSpec, base: Path) -> int:
-    """Return the most tokens of an example, of a base in this folder."""
-    longest = json.loads((base / CONFIG).read_text("utf-8")).get("max_position_embeddings")
-    return spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
 
 
 def _lengths(

@@ -18,10 +18,10 @@ from ft_dagster.data.rows.sources import read_rows
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.models.base import resolve_base
+from ft_dagster.planning.longest_example import longest_example
 from ft_dagster.roots import Roots
 from ft_dagster.spec.declarations import Declared
 from ft_dagster.stage_entries import BASE_MODEL
-from ft_dagster.versions.sample import longest_example
 from ft_dagster.workspace.workspace import Workspace
 
 

@@ -104,13 +104,17 @@ def test_the_command_line_warns_of_what_the_page_warns_of(folder: Path) -> None:
     file = folder / "tenants/acme/places.yaml"
     edit(file, lambda declared: declared["gates"].update(task_margin=0.02))
     edit(file, lambda declared: declared["evaluation"].update(kind="label"))  # judged by shares of answers
+    edit(file, lambda declared: declared["training"].update(max_length=100_000))
     _, document = asked(folder, str(KEY))
     workspace = Workspace(load_settings(folder), KEY)
     estimate = plan_variant(workspace.settings, KEY).estimate
     spec = workspace.declared().spec
     edit(file, lambda declared: declared["gates"].pop("task_margin"))
     edit(file, lambda declared: declared["evaluation"].pop("kind"))
-    assert document["warnings"] == plan_warnings(workspace, spec, estimate, document["test_rows"])
+    edit(file, lambda declared: declared["training"].update(max_length=128))
+    base = Path(str(spec.base_model.source))
+    assert document["warnings"] == plan_warnings(workspace, spec, estimate, document["test_rows"], base)
+    assert any("training.max_length 100,000 is beyond" in line for line in document["warnings"])
     assert any("gates.task_margin of 2 points needs" in line for line in document["warnings"])
 
 

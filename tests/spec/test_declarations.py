@@ -17,6 +17,7 @@ from tests.present import present
 
 NOBODY = 65534
 KEY = VariantKey("acme", "support")
+MISTAKEN = ("a.yaml.txt", "b.yml.TXT", "c.YAML", "d.Yml", "e.json")
 MINIMAL = """\
 description: answers support questions
 owners: [ml@acme.example]
@@ -99,6 +100,7 @@ def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path: Pat
         declare(tmp_path, "acme/No_Key.yaml"): "not a variant key",
         declare(tmp_path, "stray.yaml"): "in no tenant's folder",
         declare(tmp_path, "defaults.yml", "training: {seed: 1}\n"): "in no tenant's folder",
+        **{declare(tmp_path, f"acme/{name}"): "a declaration's file ends in .yaml" for name in MISTAKEN},
         declare(tmp_path, "acme/open.yaml", "a: ["): "expected",
         declare(
             tmp_path, "acme/wrong.yaml", MINIMAL + "training: {seed: -1}\n"
@@ -107,6 +109,9 @@ def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path: Pat
     }
     fifo = tmp_path / "tenants/acme/fifo.yaml"
     os.mkfifo(fifo)
+    for name in ("faq.json", "faq.yaml~", "faq.yaml.bak", ".faq.yaml.swp", "README.md"):
+        declare(tmp_path, f"acme/{name}", "{}" if name == "faq.json" else MINIMAL)
+    os.mkfifo(tmp_path / "tenants/acme/fifo.json")
     view = Declarations(tmp_path)
     assert set(view.broken) == {*broken, fifo}
     assert "a FIFO" in view.broken[fifo].problem
