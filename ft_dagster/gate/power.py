@@ -357,7 +357,8 @@ def _words(rule: DeclaredRule, asked: int, least: int, entry: str | None, agains
         "regression": "no version after the first passes",
         "reference": f"no further version passes against {against}",
     }.get(rule.name, f"the rule {rule.name} cannot pass")
-    of = f"of {asked:,} questions" if entry is None else f"of the {asked:,} questions that {entry} has"
+    questions = f"{asked:,} question{'s' * (asked != 1)}"
+    of = f"of {questions}" if entry is None else f"of the {questions} that {entry} has"
     said = f"{first} whatever is trained: {of} {even} would stay undecided"
     if entry is not None:
         return said, f"Give it {least:,} questions, name another in its place, or allow more"
