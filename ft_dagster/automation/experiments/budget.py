@@ -57,7 +57,7 @@ class Budget:
         return cls(cast(Literal["flops", "minutes"], kind), number)
 
     def spent(self, figures: RunFigures) -> float:
-        """Return what a run with these figures took of such a budget; none before it is done."""
+        """Return what a run with these figures took of such a budget; none before it has finished."""
         if not figures:
             return 0.0
         if self.kind == "minutes":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from ft_dagster.errors import UserError
-from ft_dagster.launch.launcher import Launcher
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Launcher
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.schema_version import refuse_newer
@@ -29,6 +29,7 @@ from ft_dagster.stage_entries import DECLARATION, EVALUATION, FINE_TUNED_MODEL, 
 from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.training.contract import read_result
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace.questions import CHOOSING
 from ft_dagster.workspace.workspace import RunOf, Trial, Workspace
@@ -52,7 +53,7 @@ class Limits:
 
 
 class RunFigures(TypedDict, total=False):
-    """Holds what runs are compared by; it is empty for one that is not done.
+    """Holds what runs are compared by, of one that was stopped early what it spent; else it is empty.
 
     `method`: as the plan has it; `rules`: of the verdict; `gate`: whether it passed; `flops`: torch's count
     of the steps made, None where it cannot count the architecture; `training_seconds`: of the optimizer
@@ -80,7 +81,7 @@ class ExperimentRun:
 
     `curve`: validation loss at each evaluation; `curves`: the same on the first n examples of its sample
     (by n). `dropped`: declared values that do not apply to this run. `figures`: empty until
-    it is done.
+    it has finished.
     """
 
     number: int
@@ -218,7 +219,8 @@ def carried(
         run.figures = _figures(experiment, label)
     elif outcome.stopped is not None:
         run.status = "stopped early"
-        run.curve, run.curves = _curves(outcome.stopped / "output" / "evidence")
+        run.curve, run.curves = _curves(outcome.stopped / OUTPUT / "evidence")
+        run.figures = spent_by(outcome.stopped)
         shutil.rmtree(outcome.stopped)
     else:
         run.status = "failed"
@@ -285,6 +287,16 @@ def _figures(experiment: Experiment, label: str) -> RunFigures:
         "validation_loss_on": dict(trained.validation_loss_on),
         "rules": verdict["rules"],
         "gate": verdict["passed"],
+    }
+
+
+def spent_by(stopped: Path) -> RunFigures:
+    """Return what a training that gave up spent, by its folder: a budget counts that too."""
+    spent: Mapping[str, Any] = read_result(stopped / OUTPUT / RESULT_FILE).figures
+    return {
+        "steps": spent["steps"],
+        "flops": spent.get("flops"),
+        "training_seconds": spent["training_seconds"],
     }
 
 

@@ -7,11 +7,19 @@ import pytest
 
 from ft_dagster.automation.experiments.bakeoff import for_method
 from ft_dagster.automation.experiments.budget import Budget
-from ft_dagster.automation.experiments.experiments import ExperimentRun, Limits, RunFigures, Status
+from ft_dagster.automation.experiments.experiments import (
+    ExperimentRun,
+    Limits,
+    RunFigures,
+    Status,
+    spent_by,
+)
 from ft_dagster.automation.experiments.sweep import draw_runs, parse_sets, rank, stop_above
 from ft_dagster.errors import UserError
+from ft_dagster.program import write_json
 from ft_dagster.spec import Declared, VariantKey, load_variant
 from ft_dagster.spec.overrides import with_overrides
+from ft_dagster.training.contract import TrainingResult
 from tests.e2e.project import edit, write_project
 from tests.present import present
 from tests.verdicts import stored_rule
@@ -92,6 +100,14 @@ def test_a_budget_is_spent_in_its_own_unit() -> None:
     assert Budget.parse("flops=2e14").spent(figures) == 3e12
     assert Budget.parse("minutes=2").spent(figures) == 1.5
     assert Budget.parse("minutes=2").spent({}) == 0
+
+
+def test_a_budget_counts_what_a_training_spent_that_was_stopped_early(tmp_path: Path) -> None:
+    figures: dict[str, object] = {"steps": 40, "flops": 3e12, "training_seconds": 90.0}
+    result = TrainingResult(variant=str(KEY), status="stopped", recipe="0" * 64, figures=figures)
+    write_json(tmp_path / "output/result.json", result.model_dump(mode="json", exclude_none=True))
+    assert Budget.parse("flops=2e14").spent(spent_by(tmp_path)) == 3e12
+    assert Budget.parse("minutes=2").spent(spent_by(tmp_path)) == 1.5
 
 
 def test_another_method_drops_what_it_has_not_and_the_rate_chosen_for_the_declared_one(
