@@ -12,19 +12,34 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import psutil
 import yaml
 
 from ft_dagster.launch.warm.choice import PREFIX
-from tests.e2e.fleet import TinyFleet
 from tests.e2e.instance import BIN, free_port, wait_for_ui
 from tests.postgres import PostgresServer
 
 UNITS = Path(__file__).parents[2] / "deploy/one-machine"
 RESTART_SECONDS = 0.1  # systemd's own
 STOP_SECONDS = 90.0
+
+
+class Deployed(Protocol):
+    """A project with a Dagster home of its own. `environment`: of its programs."""
+
+    folder: Path
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]: ...
+
+    def keep_in(self, address: str) -> None:
+        """Have the instance in a database of a server."""
+
+
+Fleet = TypeVar("Fleet", bound=Deployed)
 
 
 @dataclass
@@ -40,7 +55,7 @@ class Unit:
     _keeper: Thread | None = None
 
     @classmethod
-    def of(cls, file: Path, fleet: TinyFleet, places: dict[str, str]) -> Unit:
+    def of(cls, file: Path, fleet: Deployed, places: dict[str, str]) -> Unit:
         """Read it, with the folders and the port of this fleet."""
         text = file.read_text("utf-8")
         for one, other in places.items():
@@ -98,17 +113,17 @@ class Unit:
 
 
 @dataclass
-class Deployment:
+class Deployment(Generic[Fleet]):
     """The units of a fleet on one machine. `postgres`: has its instance; None: files have."""
 
-    fleet: TinyFleet
+    fleet: Fleet
     daemon: Unit
     webserver: Unit
     port: int
     postgres: PostgresServer | None = None
 
     @classmethod
-    def of(cls, fleet: TinyFleet, postgres: PostgresServer | None) -> Deployment:
+    def of(cls, fleet: Fleet, postgres: PostgresServer | None) -> Deployment[Fleet]:
         """Lay the files of deploy/one-machine into a fleet's Dagster home."""
         content = yaml.safe_load((UNITS / "dagster.yaml").read_text("utf-8"))
         (fleet.home / "dagster.yaml").write_text(yaml.safe_dump(content))

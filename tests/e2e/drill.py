@@ -75,7 +75,7 @@ def drill(folder: Path, base: Path, seed: int, postgres: PostgresServer | None, 
     say(f"seed {seed}: {starts} daemons, {runs} runs of the fleet, {took:.0f} s")
 
 
-def disturb(place: Deployment, chance: random.Random, say: Say) -> str | None:
+def disturb(place: Deployment[TinyFleet], chance: random.Random, say: Say) -> str | None:
     """Kill ten times, and cancel one run between them; returns its variant."""
     cancel_at, cancelled = chance.randrange(1, 4), None
     for number in range(KILLS):
@@ -87,7 +87,7 @@ def disturb(place: Deployment, chance: random.Random, say: Say) -> str | None:
     return cancelled
 
 
-def kill_one(place: Deployment, chance: random.Random) -> str:
+def kill_one(place: Deployment[TinyFleet], chance: random.Random) -> str:
     """Kill all, a unit, Postgres, or any one process; returns what."""
     how = chance.choice(("all", "daemon", "webserver", "postgres", *(["a process"] * 4)))
     if how == "all" or (how == "postgres" and place.postgres is None):
@@ -112,7 +112,7 @@ def kill_one(place: Deployment, chance: random.Random) -> str:
     return "a process that had ended"
 
 
-def cancel_one(place: Deployment, chance: random.Random) -> str | None:
+def cancel_one(place: Deployment[TinyFleet], chance: random.Random) -> str | None:
     """Cancel a run that has started, as a person does in the UI; returns its variant; None: nothing ran."""
     with suppress(TimeoutError):
         started = wait_until(lambda: running_now(place.fleet), 120)

@@ -5,7 +5,7 @@ kind of cluster do with it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tests.s3_server import S3Server
 KEY, PREFIX = "acme.places", "tenants/acme/places"
 ENDED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 PATIENCE = 600.0  # seconds
+WriteProject = Callable[[Path, Path], Path]  # of a folder and of a base
 
 
 class RunSite:

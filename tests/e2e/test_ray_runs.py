@@ -26,6 +26,7 @@ from tests.e2e.run_sites import (
     PATIENCE,
     PREFIX,
     RunSite,
+    WriteProject,
     digests_of,
     store_settings,
     write_credentials,
@@ -47,8 +48,17 @@ class Site(RunSite):
     profile; the daemon has that file too, and a secret of its own.
     """
 
-    def __init__(self, folder: Path, base: Path, database: str, s3: S3Server, nodes: int = 1) -> None:
-        self.folder, self.work = write_project(folder / "project", base), folder / "node"
+    def __init__(
+        self,
+        folder: Path,
+        base: Path,
+        database: str,
+        s3: S3Server,
+        *,
+        nodes: int = 1,
+        write: WriteProject = write_project,
+    ) -> None:
+        self.folder, self.work = write(folder / "project", base), folder / "node"
         place = "work_folder" if nodes == 1 else "shared_folder"
         content = store_settings(s3, folder) | {
             "ray": {"grace_seconds": 60},
@@ -121,7 +131,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     database = request.getfixturevalue("postgres").new_database()
     base, s3 = request.getfixturevalue("tiny_model_folder"), request.getfixturevalue("s3_server")
-    made = Site(tmp_path, base, database, s3, getattr(request, "param", 1))
+    made = Site(tmp_path, base, database, s3, nodes=getattr(request, "param", 1))
     for name, value in made.of_nodes.items():
         monkeypatch.setenv(name, value)
     with ray_cluster(NODES) as cluster:

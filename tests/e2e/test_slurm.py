@@ -25,6 +25,7 @@ from tests.e2e.run_sites import (
     PATIENCE,
     PREFIX,
     RunSite,
+    WriteProject,
     digests_of,
     store_settings,
     write_credentials,
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.long
 if MISSING:
     pytest.skip(f"Slurm is not installed: no {', '.join(MISSING)}", allow_module_level=True)
 DEPLOY = Path(__file__).parents[2] / "deploy/slurm"
+NAMED = ("SLURM_CONF", "PG_URL", "AWS_SHARED_CREDENTIALS_FILE", "FT_DAGSTER_PROJECT", "DAGSTER_HOME")
 PASSED = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "OMP_NUM_THREADS")
 
 
@@ -50,8 +52,17 @@ def cluster() -> Iterator[SlurmCluster]:
 class Site(RunSite):
     """A project whose runs are jobs. The daemon has the database's password and every tenant's profile."""
 
-    def __init__(self, folder: Path, base: Path, cluster: SlurmCluster, database: str, s3: S3Server) -> None:
-        self.cluster, self.folder = cluster, write_project(folder / "project", base)
+    def __init__(
+        self,
+        folder: Path,
+        base: Path,
+        database: str,
+        s3: S3Server,
+        *,
+        cluster: SlurmCluster,
+        write: WriteProject = write_project,
+    ) -> None:
+        self.cluster, self.folder = cluster, write(folder / "project", base)
         edit(self.folder / "ft_dagster.yaml", lambda content: content.update(store_settings(s3, folder)))
         self.credentials, self.secrets = write_credentials(folder / "credentials"), folder / "run.env"
         self.secrets.write_text(f"PG_URL={database}\nAWS_SHARED_CREDENTIALS_FILE={self.credentials}\n")
@@ -108,8 +119,8 @@ def site(
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     database = request.getfixturevalue("postgres").new_database()
     base, s3 = request.getfixturevalue("tiny_model_folder"), request.getfixturevalue("s3_server")
-    made = Site(tmp_path, base, cluster, database, s3)
-    for name in ("SLURM_CONF", "PG_URL", "AWS_SHARED_CREDENTIALS_FILE", "FT_DAGSTER_PROJECT", "DAGSTER_HOME"):
+    made = Site(tmp_path, base, database, s3, cluster=cluster)
+    for name in NAMED:
         monkeypatch.setenv(name, made.environment[name])
     yield made
     cluster.end_jobs()
