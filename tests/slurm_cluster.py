@@ -93,7 +93,7 @@ class SlurmCluster:
         self.start_controller()
         for name in NODES:
             self.start_node(name)
-        self._wait(lambda: self.command("sinfo", "-h", "-o", "%D %t").split() == [str(len(NODES)), "idle"])
+        self._wait(self._nodes_are_idle)
 
     def start_controller(self) -> None:
         self._start("slurmctld", "slurmctld", "-D")
@@ -131,10 +131,21 @@ class SlurmCluster:
         return self.command("squeue", "-h", "-o", "%i").split()
 
     def end_jobs(self) -> None:
+        """Return once no job is left, and each node takes others: one whose jobs took long to end on a busy
+        machine is drained by Slurm.
+        """
         for job in self.jobs():
             self.command("scancel", "--signal=KILL", "--full", job)
             self.command("scancel", job)
         self._wait(lambda: not self.jobs())
+        self._wait(self._nodes_are_idle)
+
+    def _nodes_are_idle(self) -> bool:
+        lines = [line.split() for line in self.command("sinfo", "-h", "-N", "-o", "%N %T").splitlines()]
+        for name, state in lines:
+            if "drain" in state or "down" in state:
+                self.command("scontrol", "update", f"nodename={name}", "state=resume")
+        return lines == [[name, "idle"] for name in NODES]
 
     def close(self) -> None:
         """End its jobs, and then all of it."""
@@ -149,11 +160,15 @@ class SlurmCluster:
         with (self.folder / f"{name}.out").open("ab") as log:
             self._programs[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
+    def said(self) -> str:
+        """What its programs said last, and why nodes take no jobs."""
+        logs = (file.read_text(errors="replace")[-2000:] for file in self.folder.glob("*.log"))
+        return "".join([*logs, self.command("sinfo", "-N", "-o", "%N %T %E"), self.command("squeue")])
+
     def _wait(self, moment: Any) -> None:
         end = time.monotonic() + STARTS
         while not moment():
-            logs = "".join(file.read_text(errors="replace")[-2000:] for file in self.folder.glob("*.log"))
-            assert time.monotonic() < end, logs
+            assert time.monotonic() < end, self.said()
             time.sleep(0.2)
 
 
