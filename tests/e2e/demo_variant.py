@@ -32,9 +32,7 @@ def project_of(demo: Path) -> Callable[[Path, Path], Path]:
 
     def write(folder: Path, base: Path) -> Path:
         del base
-        shutil.copytree(
-            demo, folder, copy_function=os.link, ignore=shutil.ignore_patterns("packages", "tenants")
-        )
+        shutil.copytree(demo, folder, copy_function=os.link, ignore=shutil.ignore_patterns("tenants"))
         (folder / "ft_dagster.yaml").unlink()
         write_yaml(
             folder / "ft_dagster.yaml", {"host": {"cpu_slots": 2, "lock_folder": str(folder / "leases")}}

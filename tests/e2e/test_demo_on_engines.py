@@ -18,12 +18,13 @@ from ft_dagster.automation.processes.instance import launch, opened, write_home
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store, read_head
-from tests.e2e import test_ray_runs, test_slurm
 from tests.e2e.demo_variant import prepared_demo, project_of
 from tests.e2e.deployment import Deployment
 from tests.e2e.instance import BIN, wait_until
 from tests.e2e.project import command_environment, edit
+from tests.e2e.ray_site import NODES, RaySite
 from tests.e2e.run_sites import ENDED, KEY, PREFIX, store_settings, write_credentials
+from tests.e2e.slurm_site import NAMED, SlurmSite
 from tests.postgres import PostgresServer
 from tests.present import present
 from tests.ray_cluster import ray_cluster
@@ -106,7 +107,7 @@ def test_it_is_the_same_on_ray_where_its_training_lost_two_nodes_and_its_evaluat
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    site = test_ray_runs.Site(tmp_path, demo, *servers, write=project_of(demo))
+    site = RaySite(tmp_path, demo, *servers, write=project_of(demo))
     for name, value in site.of_nodes.items():
         monkeypatch.setenv(name, value)
 
@@ -114,7 +115,7 @@ def test_it_is_the_same_on_ray_where_its_training_lost_two_nodes_and_its_evaluat
         trained = read_head(site.store, PREFIX, "fine_tuned_model") is not None
         return trained and JUDGE in programs(site.jobs())
 
-    with ray_cluster(test_ray_runs.NODES) as cluster:
+    with ray_cluster(NODES) as cluster:
         site.use(cluster)
         edit(site.home / "dagster.yaml", lambda content: content["run_retries"].update(max_retries=3))
         monkeypatch.setenv("DAGSTER_HOME", str(site.home))
@@ -145,8 +146,8 @@ def test_it_is_the_same_on_slurm_where_its_training_and_its_evaluation_were_kill
 ) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     with slurm_cluster() as cluster:
-        site = test_slurm.Site(tmp_path, demo, *servers, cluster=cluster, write=project_of(demo))
-        for name in test_slurm.NAMED:
+        site = SlurmSite(tmp_path, demo, *servers, cluster=cluster, write=project_of(demo))
+        for name in NAMED:
             monkeypatch.setenv(name, site.environment[name])
 
         def judges() -> bool:
