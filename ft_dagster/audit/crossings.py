@@ -114,10 +114,14 @@ def crossings(
 ) -> CrossingsAnswer:
     """Look for each tenant's records in the mixtures of each other one. `tenant`: only pairs that it is of.
 
-    Raises UserError for a tenant that has nothing in the store, and where no two tenants have anything.
+    Raises UserError for a tenant that has nothing in the store, and where nothing is stored of any.
     """
     search = _Search(audit, say)
     names = search.tenants
+    if not names:
+        fix = "Look at --project, and at `store` of ft_dagster.yaml; `ft-dagster store du` says what there is"
+        problem = "no data set and no mixture is stored there, so nothing was compared"
+        raise UserError(problem, file=audit.store.url, fix=fix)
     if tenant is not None and tenant not in names:
         fix = f"Known: {', '.join(names) or 'none'}"
         raise UserError("nothing of this tenant is in the store", field="tenant", value=tenant, fix=fix)

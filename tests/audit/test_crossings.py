@@ -211,5 +211,10 @@ def test_a_tenant_that_has_nothing_is_an_error(tenants: Tenants) -> None:
         tenants.found("nobody")
 
 
+def test_a_store_of_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="so nothing was compared"):
+        Tenants(tmp_path / "project").found()
+
+
 def run(tenants: Tenants, *options: str) -> Any:
     return CliRunner().invoke(app, ["--project", str(tenants.folder), "audit", "crossings", *options])
