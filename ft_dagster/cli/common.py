@@ -275,9 +275,9 @@ def _end_in_order() -> None:
 
 
 def _not_let_in(error: Exception) -> UserError | None:
-    from ft_dagster.store import closed, full, refused
+    from ft_dagster.store import closed, disk_full, refused
 
-    return refused(error) or closed(error) or full(error)
+    return refused(error) or closed(error) or disk_full(error)
 
 
 def _is_out_of_reach(error: Exception) -> bool:

@@ -4,7 +4,7 @@ from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_ar
 from ft_dagster.store.attempts import Attempt, begin_attempt, commit_attempt
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.heads import SHARED, read_head, tenant_name, write_head
-from ft_dagster.store.remote_errors import closed, full, refused, unreachable
+from ft_dagster.store.remote_errors import closed, disk_full, refused, unreachable
 
 __all__ = [
     "SHARED",
@@ -15,8 +15,8 @@ __all__ = [
     "begin_attempt",
     "closed",
     "commit_attempt",
+    "disk_full",
     "find_artifact",
-    "full",
     "read_head",
     "refused",
     "tenant_name",

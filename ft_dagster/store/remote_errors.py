@@ -62,7 +62,7 @@ def closed(error: BaseException) -> UserError | None:
     return None
 
 
-def full(error: BaseException) -> UserError | None:
+def disk_full(error: BaseException) -> UserError | None:
     """Return the error to raise where a disk takes no more; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None

@@ -51,7 +51,6 @@ class KnownVersion:
     version: int | None = None
     waiting: int | None = None
     made: datetime | None = None
-    logged: datetime | None = None
     digest: str | None = None
     gate: str | None = None
     gain: Gain | None = None
@@ -69,6 +68,7 @@ class KnownVersion:
     next_step: str = ""
     unserved: tuple[Finding, ...] = ()
     withheld: bool = False
+    logged: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
         times = {name: getattr(self, name) for name in TIMES}
