@@ -44,6 +44,7 @@ from ft_dagster.store.make import host_lock
 # From weights to those that they start from, by inputs.
 TO_PARENT = (BASE_MODEL.name, MODEL_EXPORT.name, FINE_TUNED_MODEL.name)
 LEAVES_AT_ONCE = 12_000_000  # of trees that are kept in memory, at 37 bytes each
+LOOK_THERE = "Look at --project, and at `store` of ft_dagster.yaml; `ft-dagster store du` says what there is"
 SHORTEST = 6  # digits of a digest that is given in part
 
 

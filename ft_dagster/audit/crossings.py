@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_dagster.audit.answers import ReleasedAs
-from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.audit import LOOK_THERE, Audit
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.data.files.parquet import count_of, quoted, rows_of
 from ft_dagster.data.files.tables import open_table
@@ -119,9 +119,8 @@ def crossings(
     search = _Search(audit, say)
     names = search.tenants
     if not names:
-        fix = "Look at --project, and at `store` of ft_dagster.yaml; `ft-dagster store du` says what there is"
         problem = "no data set and no mixture is stored there, so nothing was compared"
-        raise UserError(problem, file=audit.store.url, fix=fix)
+        raise UserError(problem, file=audit.store.url, fix=LOOK_THERE)
     if tenant is not None and tenant not in names:
         fix = f"Known: {', '.join(names) or 'none'}"
         raise UserError("nothing of this tenant is in the store", field="tenant", value=tenant, fix=fix)

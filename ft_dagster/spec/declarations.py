@@ -425,8 +425,8 @@ def _text(stamp: Stamp | None) -> str:
 
 
 def _is_meant(file: Path) -> bool:
-    """Say whether a file names a base, as declarations do; not, where it cannot be read."""
-    if not file.is_file():
+    """Say whether a file names a base, as declarations do; not, where it is a link or cannot be read."""
+    if file.is_symlink() or not file.is_file():
         return False
     try:
         with file.open("rb") as content:

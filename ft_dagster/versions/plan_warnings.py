@@ -33,7 +33,8 @@ def plan_warnings(
     workspace: Workspace, spec: VariantSpec, estimate: Estimate, test_rows: int, base_folder: Path
 ) -> list[str]:
     """Return the warnings, one line each. If an evaluation measured how answers differ, it says how many
-    questions would decide; before the first, an assumption about them does. `test_rows`: of the test split.
+    questions would decide; before the first, an assumption about them does. `test_rows`: of the test split;
+    `base_folder`: of the base's files.
     """
     variants = variants_on_base(workspace.project, workspace.key, spec)
     served = release_warnings(spec, estimate.plan.name, estimate.storage, len(variants))

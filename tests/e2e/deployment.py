@@ -12,31 +12,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import psutil
 import yaml
 
 from ft_dagster.launch.warm.choice import PREFIX
+from tests.e2e.fleet import Deployed
 from tests.e2e.instance import BIN, free_port, wait_for_ui
 from tests.postgres import PostgresServer
 
 UNITS = Path(__file__).parents[2] / "deploy/one-machine"
 RESTART_SECONDS = 0.1  # systemd's own
 STOP_SECONDS = 90.0
-
-
-class Deployed(Protocol):
-    """A project with a Dagster home of its own. `environment`: of its programs."""
-
-    folder: Path
-    home: Path
-
-    @property
-    def environment(self) -> dict[str, str]: ...
-
-    def keep_in(self, address: str) -> None:
-        """Have the instance in a database of a server."""
 
 
 Fleet = TypeVar("Fleet", bound=Deployed)

@@ -41,7 +41,33 @@ SECRET = "hush"
 ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
-class TinyFleet:
+class Deployed:
+    """A project with a Dagster home of its own. `own_environment`: of its programs, beside that of all."""
+
+    folder: Path
+    home: Path
+    own_environment: dict[str, str]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**command_environment(self.folder), "DAGSTER_HOME": str(self.home), **self.own_environment}
+
+    def keep_in(self, address: str) -> None:
+        """Have the instance in a database of a server."""
+        storage = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+        edit(self.home / "dagster.yaml", lambda content: content.update(storage=storage))
+        self.own_environment["DAGSTER_POSTGRES_URL"] = address
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.own_environment.items():
+                patch.setenv(name, value)
+            with opened(self.home) as instance:
+                yield instance
+
+
+class TinyFleet(Deployed):
     """A project and its instance. `notify`: address of a webhook that is told of all variants."""
 
     def __init__(self, folder: Path, base: Path, notify: str | None = None) -> None:
@@ -65,10 +91,6 @@ class TinyFleet:
         other.home = Path(write_home(load_settings(to))["DAGSTER_HOME"])
         return other
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**command_environment(self.folder), "DAGSTER_HOME": str(self.home), **self.own_environment}
-
     def declare(self, key: str, base: Path, retrain: dict[str, Any] | None = None, **more: Any) -> None:
         """A variant on rows of its own, trained in a few seconds."""
         tenant, name = key.split(".")
@@ -80,12 +102,6 @@ class TinyFleet:
         content["gates"].update(task_margin=1.0, regression_loss_margin=1.0)  # of one seed to the next
         content["retrain"] = retrain or {}
         write_yaml(self.folder / "tenants" / tenant / f"{name}.yaml", content)
-
-    def keep_in(self, address: str) -> None:
-        """Have the instance in a database of a server."""
-        storage = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
-        edit(self.home / "dagster.yaml", lambda c: c.update(storage=storage))
-        self.own_environment["DAGSTER_POSTGRES_URL"] = address
 
     def train_otherwise(self, key: str, seed: int = 1) -> None:
         """Declare another seed: the next run makes another model."""
@@ -125,14 +141,6 @@ class TinyFleet:
         """Folders that hold base models."""
         named = {"bases": [str(folder) for folder in folders]}
         edit(self.folder / "ft_dagster.yaml", lambda c: c.update(sources=named))
-
-    @contextmanager
-    def instance(self) -> Iterator[dg.DagsterInstance]:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.own_environment.items():
-                patch.setenv(name, value)
-            with opened(self.home) as instance:
-                yield instance
 
     def runs(self) -> list[dg.DagsterRun]:
         """Those that the fleet asked for, the oldest first."""

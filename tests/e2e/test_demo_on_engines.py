@@ -14,12 +14,13 @@ import dagster as dg
 import psutil
 import pytest
 
-from ft_dagster.automation.processes.instance import launch, opened, write_home
-from ft_dagster.settings import Settings, load_settings
+from ft_dagster.automation.processes.instance import launch, write_home
+from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store, read_head
 from tests.e2e.demo_variant import prepared_demo, project_of
 from tests.e2e.deployment import Deployment
+from tests.e2e.fleet import Deployed
 from tests.e2e.instance import BIN, wait_until
 from tests.e2e.project import command_environment, edit
 from tests.e2e.ray_site import NODES, RaySite
@@ -83,6 +84,11 @@ def programs(processes: list[psutil.Process]) -> set[str]:
     return found
 
 
+def is_judged(store: Store, processes: list[psutil.Process]) -> bool:
+    """Whether the variant has its model, and one of these asks it, or its base, questions."""
+    return read_head(store, PREFIX, "fine_tuned_model") is not None and JUDGE in programs(processes)
+
+
 def test_it_is_the_same_on_s3(
     demo: Path,
     undisturbed: dict[str, str],
@@ -111,10 +117,6 @@ def test_it_is_the_same_on_ray_where_its_training_lost_two_nodes_and_its_evaluat
     for name, value in site.of_nodes.items():
         monkeypatch.setenv(name, value)
 
-    def judges() -> bool:
-        trained = read_head(site.store, PREFIX, "fine_tuned_model") is not None
-        return trained and JUDGE in programs(site.jobs())
-
     with ray_cluster(NODES) as cluster:
         site.use(cluster)
         edit(site.home / "dagster.yaml", lambda content: content["run_retries"].update(max_retries=3))
@@ -125,7 +127,7 @@ def test_it_is_the_same_on_ray_where_its_training_lost_two_nodes_and_its_evaluat
                 wait_until(lambda: site.trains_beyond(0), PATIENCE)
                 site.lose_the_node_that_trains()
                 site.cluster.add_node()
-            wait_until(judges, PATIENCE)
+            wait_until(lambda: is_judged(site.store, site.jobs()), PATIENCE)
             site.lose_the_node_that_trains()
             site.cluster.add_node()
             wait_until(lambda: len(site.runs()) == 4 and ENDED.issuperset(site.statuses()), PATIENCE)
@@ -150,14 +152,10 @@ def test_it_is_the_same_on_slurm_where_its_training_and_its_evaluation_were_kill
         for name in NAMED:
             monkeypatch.setenv(name, site.environment[name])
 
-        def judges() -> bool:
-            trained = read_head(site.store, PREFIX, "fine_tuned_model") is not None
-            return trained and JUDGE in programs(site.processes())
-
         with site.daemon():
             first = site.submit()
-            for killed in (site.steps_kept, judges):
-                wait_until(killed, PATIENCE)
+            for moment in (site.steps_kept, lambda: is_judged(site.store, site.processes())):
+                wait_until(moment, PATIENCE)
                 for process in site.processes():
                     process.kill()
                 wait_until(site.nothing_is_left, PATIENCE)
@@ -169,33 +167,21 @@ def test_it_is_the_same_on_slurm_where_its_training_and_its_evaluation_were_kill
         assert digests_of(site.store) == undisturbed
 
 
-class OneMachine:
+class OneMachine(Deployed):
     """A project of the variant, to be laid into deploy/one-machine."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.settings = folder, load_settings(folder)
+        self.folder, self.settings, self.own_environment = folder, load_settings(folder), {}
         self.home = Path(write_home(self.settings)["DAGSTER_HOME"])
-        self.own_environment: dict[str, str] = {}
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**command_environment(self.folder), "DAGSTER_HOME": str(self.home), **self.own_environment}
+    def submit(self) -> str:
+        with self.instance() as instance:
+            (run,) = launch(instance, self.settings, [VariantKey.parse(KEY)], "test")
+        return run.run_id
 
-    def keep_in(self, address: str) -> None:
-        storage = {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
-        edit(self.home / "dagster.yaml", lambda content: content.update(storage=storage))
-        self.own_environment["DAGSTER_POSTGRES_URL"] = address
-
-
-def runs_of(home: Path) -> list[dg.DagsterRun]:
-    with opened(home) as instance:
-        return [*instance.get_runs()]
-
-
-def submit(home: Path, settings: Settings) -> str:
-    with opened(home) as instance:
-        (run,) = launch(instance, settings, [VariantKey.parse(KEY)], "test")
-    return run.run_id
+    def runs(self) -> list[dg.DagsterRun]:
+        with self.instance() as instance:
+            return [*instance.get_runs()]
 
 
 @pytest.fixture
@@ -209,8 +195,8 @@ def deployment(
         machine.home / "dagster.yaml",
         lambda content: content["run_monitoring"].update(poll_interval_seconds=5),
     )
-    for name in ("FT_DAGSTER_PROJECT", "DAGSTER_HOME", "DAGSTER_POSTGRES_URL"):
-        monkeypatch.setenv(name, machine.environment[name])
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(machine.folder))
+    monkeypatch.setenv("DAGSTER_HOME", str(machine.home))
     with made.running():
         yield made
 
@@ -219,19 +205,16 @@ def test_it_is_the_same_on_a_deployment_that_was_killed_whole_while_it_trained_a
     deployment: Deployment[OneMachine], undisturbed: dict[str, str]
 ) -> None:
     machine, daemon = deployment.fleet, deployment.daemon
-    store = load_settings(machine.folder).open_store()
+    store = machine.settings.open_store()
     deployment.wait_for_ui()
-    first = submit(machine.home, load_settings(machine.folder))
+    first = machine.submit()
 
-    def works(program: str) -> bool:
-        return program in programs(daemon.processes)
-
-    wait_until(lambda: works(TRAINER), PATIENCE)
+    wait_until(lambda: TRAINER in programs(daemon.processes), PATIENCE)
     deployment.power_cut()
-    wait_until(lambda: read_head(store, PREFIX, "fine_tuned_model") and works(JUDGE), PATIENCE)
+    wait_until(lambda: is_judged(store, daemon.processes), PATIENCE)
     deployment.power_cut()
-    wait_until(lambda: len(runs_of(machine.home)) == 3, PATIENCE)
-    wait_until(lambda: ENDED.issuperset(run.status for run in runs_of(machine.home)), PATIENCE)
-    last = [run for run in runs_of(machine.home) if run.status == dg.DagsterRunStatus.SUCCESS]
+    wait_until(lambda: len(machine.runs()) == 3, PATIENCE)
+    wait_until(lambda: ENDED.issuperset(run.status for run in machine.runs()), PATIENCE)
+    last = [run for run in machine.runs() if run.status == dg.DagsterRunStatus.SUCCESS]
     assert [run.root_run_id for run in last] == [first]
     assert digests_of(store) == undisturbed

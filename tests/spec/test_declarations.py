@@ -112,6 +112,7 @@ def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path: Pat
     for name in ("faq.json", "faq.yaml~", "faq.yaml.bak", ".faq.yaml.swp", "README.md"):
         declare(tmp_path, f"acme/{name}", "{}" if name == "faq.json" else MINIMAL)
     os.mkfifo(tmp_path / "tenants/acme/fifo.json")
+    (tmp_path / "tenants/acme/link.json").symlink_to(tmp_path / "tenants/acme/support.yaml")
     view = Declarations(tmp_path)
     assert set(view.broken) == {*broken, fifo}
     assert "a FIFO" in view.broken[fifo].problem

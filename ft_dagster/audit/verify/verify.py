@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ft_dagster.audit.audit import Audit, index_error, index_folder, rows_stand
+from ft_dagster.audit.audit import LOOK_THERE, Audit, index_error, index_folder, rows_stand
 from ft_dagster.audit.figures import read
 from ft_dagster.audit.index.artifact_records import ASKED, HAVE_RECORDS, times_of
 from ft_dagster.audit.index.follow import MALFORMED, indexed_members, problem_of
@@ -310,5 +310,6 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _nothing(audit: Audit) -> UserError:
     of = "" if audit.tenant is None else f" of {audit.tenant}"
-    fix = "Look at --project, and at `store` of ft_dagster.yaml; `ft-dagster store du` says what there is"
-    return UserError(f"nothing{of} is stored there, so nothing was verified", file=audit.store.url, fix=fix)
+    return UserError(
+        f"nothing{of} is stored there, so nothing was verified", file=audit.store.url, fix=LOOK_THERE
+    )
