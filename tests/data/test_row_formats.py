@@ -310,8 +310,17 @@ def test_parts_of_a_text_are_joined(rows: Any) -> None:
 
 
 def test_a_text_is_all_that_is_read_of_a_row_of_text(rows: Any) -> None:
-    [row] = rows({"text": "The hammer falls.", "tools": "hammer, nail", "weight": 3, "label": False})
+    [row] = rows({"text": "The hammer falls.", "tools": "hammer, nail", "weight": 1, "label": False})
     assert row.text == "The hammer falls."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("weight", 0.5), ("weight", "3"), ("train", False), ("trainable", False)]
+)
+def test_a_text_that_is_to_count_otherwise_than_the_others_is_refused(
+    refused: Any, name: str, value: object
+) -> None:
+    assert refused({"text": "The hammer falls.", name: value}).field == name
 
 
 def test_what_is_nested_deeper_than_anyone_writes_says_something(refused: Any) -> None:

@@ -132,18 +132,19 @@ def refuse_unlearned(raw: RawRow, fields: Mapping[str, object], field: str) -> N
 def refuse_unrendered(raw: RawRow, fields: dict[str, object], format: str) -> None:
     """Raise UserError for what a row of `format` says and nothing here renders; `fields` are renamed.
 
-    Of a text nothing but the text is read.
+    Of a text nothing but the text is read, if no column says that the row counts otherwise than the others.
     """
+    if _is_a_weight(fields.get("weight")):
+        raise _unrendered(raw, "weight", "Remove the column, or give it another name: each row counts alike")
+    for name in LEFT_OUT:
+        is_said_of_a_text = format == "text" and name == "label"
+        if fields.get(name) is False and not is_said_of_a_text:
+            raise _unrendered(raw, name, "Leave out such rows, or give the column another name")
     if format == "text":
         return
     for name in UNRENDERED:
         if not says_nothing(fields.get(name)):
             raise _unrendered(raw, name, "Remove the column, or write what it says into the turns")
-    if _is_a_weight(fields.get("weight")):
-        raise _unrendered(raw, "weight", "Remove the column, or give it another name: each row counts alike")
-    for name in LEFT_OUT:
-        if fields.get(name) is False:
-            raise _unrendered(raw, name, "Leave out such rows, or give the column another name")
     if format in ("chat", "prompt_completion") and not says_nothing(fields.get("system")):
         raise _unrendered(raw, "system", _way_for_system(fields, format))
     for column in COLUMNS[format]:
