@@ -79,6 +79,12 @@ def pytest_runtest_logfinish() -> None:
         _frozen.update(sys.modules)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test is slow where it asks for what was trained: the first that does waits for a whole run."""
+    if "finished_project" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         name = item.path.relative_to(Path(__file__).parent).as_posix()

@@ -39,6 +39,8 @@ from tests.present import present
 from tests.security.pretend import Pretend
 from tests.spec.small_base import lay_base
 
+pytestmark = pytest.mark.slow
+
 OWN = """
 import dagster as dg
 
@@ -131,7 +133,6 @@ def test_the_hosts_own_asset_is_above_what_reads_it(tmp_path: Path, monkeypatch:
     assert "support__upstream_updates" in {sensor.name for sensor in repository.sensor_defs}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [[], "support"], ids=["without a prefix", "with one"])
 def test_the_hosts_executor_stays_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str | list[str]
@@ -249,7 +250,6 @@ print(json.dumps([[key.name for key in found], fields, "torch" in sys.modules]))
 """
 
 
-@pytest.mark.slow
 def test_dg_finds_the_component_and_its_fields() -> None:
     done = subprocess.run([sys.executable, "-c", FINDS], check=True, capture_output=True, text=True)
     said = json.loads(done.stdout.splitlines()[-1])
@@ -336,7 +336,6 @@ def test_what_a_scaffold_is_given_counts_from_the_current_folder(
         ProjectParams(base_model="./model", data="rows.jsonl", variant="acme.first")
 
 
-@pytest.mark.slow
 def test_the_coordinator_finds_the_project_of_a_run_by_its_assets(tmp_path: Path) -> None:
     one = declared(tmp_path / "one", "acme.support")
     folder = host(tmp_path / "host", {"project": str(one), "key_prefix": "support"})
@@ -381,7 +380,6 @@ def test_the_queues_tags_name_the_project_where_there_may_be_several(tmp_path: P
     assert {tags["ft/variant"] for tags in named} == {"acme.support"}
 
 
-@pytest.mark.slow
 def test_a_hosts_variant_goes_from_its_declaration_to_a_release(
     tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,8 @@ from tests.launch.helpers import slots
 from tests.present import present
 from tests.s3_server import free_port
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 RUN = "0f1e2d3c"
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra `ray`")

@@ -15,6 +15,8 @@ from ft_dagster.export.run import WRITERS
 from ft_dagster.lineage.certificate import Certificate
 from tests.export.exports import MakeAdapter, MakeRequest, parse
 
+pytestmark = pytest.mark.slow
+
 FIGURES = {
     "probes": 3, "positions": 60, "max_logit_difference": 0.0, "mean_kl": 0.0, "base_kl": 0.4,
     "top1_agreement": 1.0, "top1_lost": 0.0, "greedy_equal": 1.0, "greedy_parted": 0.0,

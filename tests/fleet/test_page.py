@@ -22,6 +22,8 @@ from ft_dagster.spec import Declarations, VariantKey
 from tests.kept_project import OLD_PROJECT
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 PLACES = VariantKey("acme", "places")
 
 

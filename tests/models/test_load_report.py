@@ -24,6 +24,8 @@ from ft_dagster.provenance.findings import FILE
 from ft_dagster.spec.variant import BaseModelSpec
 from tests.tiny_classes import EXPERTS, STATEFUL, make_tiny
 
+pytestmark = pytest.mark.slow
+
 Weights = dict[str, Any]
 
 
@@ -122,7 +124,6 @@ def test_a_base_of_experts_is_not_refused(project: Path, kind: str) -> None:
     assert resolve(project).unused == ()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", STATEFUL)
 def test_a_base_of_layers_with_a_state_is_not_refused(project: Path, kind: str) -> None:
     make_tiny(kind, project / "models" / "tiny")

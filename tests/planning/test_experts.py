@@ -23,6 +23,8 @@ from ft_dagster.training.skeleton import skeleton
 from tests.planning.llama import facts, plan, reason
 from tests.tiny_classes import EXPERTS, STATEFUL, tiny_config
 
+pytestmark = pytest.mark.slow
+
 KINDS = (*EXPERTS, "qwen3_next", "qwen3_5_moe_text")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 

@@ -20,6 +20,8 @@ from ft_dagster.spec.data import SplitsSpec
 from ft_dagster.versions.check import check_variant
 from tests.chat_templates import CALLS_AND_THOUGHTS
 
+pytestmark = pytest.mark.slow
+
 KEY = VariantKey("acme", "support")
 ROWS = "".join(f'{{"prompt": "question {number}", "completion": "an answer"}}\n' for number in range(9))
 TEXT = """\
@@ -79,7 +81,6 @@ METRICS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", METRICS)
 def test_a_gate_on_a_metric_that_its_task_does_not_list_is_a_mistake(project: Path, case: str) -> None:
     more, task, metric, said = METRICS[case]
@@ -109,7 +110,6 @@ def test_a_base_that_lacks_a_tensor_is_a_mistake_and_one_that_has_more_says_so(p
     assert (error.field, error.value) == ("base_model.source", "model.layers.2.input_layernorm.weight")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("declared", "said"),
     [
@@ -131,7 +131,6 @@ def test_what_becomes_of_reasoning_is_said_before_the_run(project: Path, declare
     assert "reasoning" not in str(check_variant(load_settings(project), KEY)["warnings"])
 
 
-@pytest.mark.slow
 def test_a_plan_says_what_becomes_of_reasoning(project: Path) -> None:
     reasoned(project, "reasoning: context, ")
     done = CliRunner().invoke(app, ["--project", str(project), "plan", str(KEY)])

@@ -22,6 +22,8 @@ from tests.audit.histories import History, question
 from tests.audit.index_rows import edit_members
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 NOBODYS = json.dumps(question(999))
 
 

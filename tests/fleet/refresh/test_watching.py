@@ -32,6 +32,8 @@ from tests.fleet.tables import row_of
 from tests.present import present
 from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime.now(UTC) + timedelta(days=1)  # after all that these tests write, however late they run
 MINUTE = timedelta(minutes=1)
 LONG_AGO = 1_700_000_000
@@ -574,7 +576,6 @@ def test_what_does_not_fit_into_the_looks_is_said(fleet: Fleet, monkeypatch: pyt
     )
 
 
-@pytest.mark.slow
 def test_a_bucket_is_told_by_its_etags(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
