@@ -6,25 +6,17 @@ Dagster's run monitoring asks here whether a job lives.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from ft_dagster.automation.clusters.waiting import (
-    ENDED,
-    JOB,
-    TellsWaiting,
-    WaitingRun,
-    fail_for_good,
-    newest,
-    said,
-)
+from ft_dagster.automation.clusters.waiting import JOB, TellsWaiting, WaitingRun, fail_for_good, said
 from ft_dagster.automation.clusters.watch import EndsJobs
 from ft_dagster.automation.coordinator import own_assets
 from ft_dagster.automation.slurm import commands as slurm
+from ft_dagster.automation.slurm.jobs import JobsOfRuns, LivingJobs
 from ft_dagster.automation.slurm.order import CONFIG, name_of, order_of, output_of
 from ft_dagster.automation.slurm.waiting import waiting_in_slurm
 from ft_dagster.dagster_private import (
@@ -38,8 +30,6 @@ from ft_dagster.dagster_private import (
 from ft_dagster.errors import UserError
 
 AWAY_SECONDS = 60.0  # in which a controller may come back before a run that is launched fails
-LISTED_SECONDS = 10.0  # for which one list of all jobs answers for each run that is in it
-log = logging.getLogger(__name__)
 
 
 class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
@@ -49,7 +39,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
 
     def __init__(self, options: slurm.SlurmOptions, inst_data: ConfigurableClassData | None = None) -> None:
         self.options, self._inst_data = options, inst_data
-        self._listed_until = 0.0
+        self._listed = LivingJobs()
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -95,63 +85,14 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
             time.sleep(5)
 
     def terminate(self, run_id: str) -> bool:
-        """End a run's job; one that has begun is interrupted, as a run on one host is. A run is left as it is
-        where Slurm does not answer: it would count as cancelled and train on.
-        """
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
-            return False
-        try:
-            jobs = [job for job in slurm.jobs_of(name_of(run)) if job.state in slurm.LIVING]
-        except (slurm.SlurmError, UserError) as error:
-            message = f"Not cancelled: Slurm does not answer. Cancel it again. {error}"
-            said(run, self._instance, message, {})
-            return False
-        self._tell_end(run, jobs)
-        self._instance.report_run_canceling(run)
-        ended = self._end(run, jobs)
-        if ended and all(job.state in slurm.WAITING for job in jobs):  # no process of it can say so
-            self._instance.report_run_canceled(run)
-        return True
+        return run is not None and not run.is_finished and self._jobs().cancel(run)
 
     def end_jobs(self, runs: Sequence[dg.DagsterRun]) -> Iterable[str]:
-        """End jobs that nobody has ended, and again those that outlived their end."""
-        try:
-            jobs = slurm.jobs_of(*map(name_of, runs))
-        except (slurm.SlurmError, UserError) as error:
-            log.warning("cannot see whether jobs of cancelled runs live: %s", error)
-            return ()
-        living: dict[str, list[slurm.SlurmJob]] = {}
-        for job in jobs:
-            if job.state in slurm.LIVING:
-                living.setdefault(job.name, []).append(job)
-        for run in runs:
-            left = [job for job in living.get(name_of(run), ()) if job.state != "COMPLETING"]
-            if left and not self._is_ending(run) and self._end(run, left):
-                self._tell_end(run, left)
-        return [run.run_id for run in runs if name_of(run) not in living]
+        return self._jobs().end_left(runs)
 
-    def _end(self, run: dg.DagsterRun, jobs: Sequence[slurm.SlurmJob]) -> bool:
-        try:
-            slurm.end(jobs, self.options.grace_seconds)
-        except (slurm.SlurmError, UserError) as error:
-            if self._is_ending(run):  # else that is said already
-                message = f"Its job could not be ended, which is tried until it is: {error}"
-                said(run, self._instance, message, {ENDED: ""})
-            return False
-        return True
-
-    def _tell_end(self, run: dg.DagsterRun, jobs: Sequence[slurm.SlurmJob]) -> None:
-        if jobs:
-            ids = ", ".join(job.id for job in jobs)
-            said(run, self._instance, f"Ending its job {ids} of Slurm", {ENDED: ids})
-
-    def _is_ending(self, run: dg.DagsterRun) -> bool:
-        """Say whether Slurm was asked to end a run's job, and may take until now to do so."""
-        told = newest(self._instance, run, ENDED)
-        if told is None or not told.value:
-            return False
-        return time.time() - told.at < 2 * self.options.grace_seconds + 60
+    def _jobs(self) -> JobsOfRuns:
+        return JobsOfRuns(self._instance, self.options.grace_seconds)
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -160,7 +101,7 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return RUNNING of what Slurm does not tell: its jobs go on while its controller is away."""
         try:
-            if name_of(run) in self._listed():
+            if name_of(run) in self._listed.names():
                 return CheckRunHealthResult(WorkerStatus.RUNNING)
             jobs = slurm.jobs_of(name_of(run))
         except (slurm.SlurmError, UserError) as error:
@@ -172,21 +113,6 @@ class SlurmRunLauncher(RunLauncher, ConfigurableClass, TellsWaiting, EndsJobs):
         if jobs[-1].state == "COMPLETED":  # the run has said how it ended, or says it now
             return CheckRunHealthResult(WorkerStatus.SUCCESS)
         return CheckRunHealthResult(WorkerStatus.FAILED, slurm.said_of_end(jobs[-1]))
-
-    def _listed(self) -> frozenset[str]:
-        """Return the names of jobs that lived moments ago: Dagster's monitoring asks of each run, and Slurm's
-        controller, which has other users, is asked once for all. Raises SlurmError, UserError.
-        """
-        if time.monotonic() > self._listed_until:
-            try:
-                living = (job.name for job in slurm.jobs_of() if job.state in slurm.LIVING)
-                self._list: frozenset[str] | slurm.SlurmError = frozenset(living)
-            except slurm.SlurmError as error:
-                self._list = error
-            self._listed_until = time.monotonic() + LISTED_SECONDS
-        if isinstance(self._list, slurm.SlurmError):
-            raise self._list
-        return self._list
 
     def get_run_worker_debug_info(
         self, run: dg.DagsterRun, include_container_logs: bool | None = True
