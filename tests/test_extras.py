@@ -84,6 +84,13 @@ def test_it_loads_the_code_location_and_answers_without_them(project: Path) -> N
 
 
 @pytest.mark.slow
+def test_it_looks_for_crossings_without_them(project: Path) -> None:
+    done = light(project, "audit", "crossings", "--json")
+    assert done.stderr == ""
+    assert "error" not in json.loads(done.stdout)
+
+
+@pytest.mark.slow
 def test_it_checks_and_says_of_a_plan_in_one_line_what_it_needs(fresh: Path) -> None:
     checked = light(fresh, "check", "acme.places")
     assert (checked.returncode, checked.stderr) == (0, "")

@@ -22,7 +22,6 @@ from ft_dagster.audit.answers import ReleasedAs
 from ft_dagster.audit.audit import LOOK_THERE, Audit
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.data.files.parquet import count_of, quoted, rows_of
-from ft_dagster.data.files.tables import open_table
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.data.rows.content import EXACT
 from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
@@ -36,7 +35,6 @@ from ft_dagster.stage_entries import FINE_TUNED_MODEL, MODEL_EXPORT, TASK_DATASE
 
 SEARCH = "crossings 1"  # raise it when the same trees come to another answer
 BLOCK = 1_000_000  # identities that are looked up together, at some 100 bytes each
-BATCH = 65_536  # leaves of a tree that are read together
 PLACES = 5  # of records that crossed, which are named
 NEAR = "a near copy is another record, and is not found by this: `ft-dagster audit record TEXT --near 0.5`"
 NO_PARENT = "a variant starts from releases of its own tenant alone, so that nothing crosses by a parent"
@@ -362,12 +360,10 @@ def _firsts(lookups: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 def _rows_with(tree: Path, sought: _Lookups) -> Iterator[NDArray[np.int64]]:
     """Yield the numbers of the rows whose leaves have one of these lookups; streamed."""
-    with open_table(tree) as table:
-        for batch in table.iter_batches(BATCH, columns=["lookup", "dropped", "row"]):
-            whole = b"".join(batch.column("lookup").to_pylist())
-            places = sought.places(np.frombuffer(whole, np.uint8).reshape(-1, SIZE))
-            rows, dropped = (batch.column(name).to_numpy(zero_copy_only=False) for name in ("row", "dropped"))
-            yield rows[[place for place in places if not dropped[place]]].astype(np.int64)
+    for batch in rows_of(tree, "lookup", "dropped", "row"):
+        lookups, dropped, rows = zip(*batch, strict=True)
+        places = sought.places(np.frombuffer(b"".join(lookups), np.uint8).reshape(-1, SIZE))
+        yield np.array([rows[place] for place in places if not dropped[place]], np.int64)
 
 
 def is_given(path: str, file: str, *tenants: Roots) -> bool:
