@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_a_jobs_name_means_nothing_to_a_shell_or_to_slurm(odd: str) -> None:
 
 def test_a_script_gives_odd_values_as_they_are(tmp_path: Path) -> None:
     secrets = tmp_path / "run env"
-    secrets.write_text("PASSWORD='of a file'\n")
+    secrets.write_text("PASSWORD='of a file' OVER='of a file'\n")
     odd = 'a\'b "$HOME" `id`\nc'
     options = SlurmOptions(environment={"ODD": odd, "OVER": "platform"}, environment_file=str(secrets))
     read = (
@@ -140,6 +141,7 @@ def test_thousands_of_jobs_are_asked_of(tmp_path: Path, monkeypatch: pytest.Monk
         ("Invalid account or account/partition combination specified", "run_launcher.config.account"),
         ("Invalid qos specification", "run_launcher.config.qos"),
         ("Requested node configuration is not available", "run_launcher.config.gpus"),
+        ("Invalid generic resource (gres) specification", "run_launcher.config.gpus"),
         ("CPU count per node can not be satisfied", "run_launcher.config.cpus"),
         ("Something new", "run_launcher.config"),
     ],
@@ -148,7 +150,7 @@ def test_what_sbatch_refuses_names_the_field(
     said: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(tmp_path, monkeypatch, sbatch=f"echo 'sbatch: error: {said}' >&2; exit 1")
-    with pytest.raises(UserError, match=said) as refused:
+    with pytest.raises(UserError, match=re.escape(said)) as refused:
         slurm.submit("ft-a", [], "")
     assert refused.value.field == field
     assert refused.value.fix

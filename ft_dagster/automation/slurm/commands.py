@@ -32,6 +32,7 @@ REFUSED = (  # what sbatch says, the field that it is about, the way out
     ("time limit", "time_limit", "Ask for less than `sinfo -o %P,%l` shows"),
     ("memory specification", "memory_gb", "Ask for less than `sinfo -o %P,%m` shows, in MiB"),
     ("cpu count", "cpus", "Ask for fewer, or declare fewer resources.cpu_slots, than `sinfo -o %P,%c` shows"),
+    ("(gres)", "gpus", "Name a type that `sinfo -o %P,%G` shows; without one, leave `gpus` out"),
     ("configuration is not available", "gpus", "Compare with what `sinfo -N -o %N,%P,%c,%m,%G` shows"),
 )
 WAYS_OUT = (  # why Slurm says that a job waits, the way out
@@ -115,13 +116,17 @@ def run_slurm(*command: str, script: str = "") -> str:
 
 
 def script_of(command: Sequence[str], options: SlurmOptions, environment: Mapping[str, str]) -> str:
-    """Return the script of a job. Who sees the job can read it: what is secret is in `environment_file`."""
-    named = {**options.environment, **environment}
+    """Return the script of a job. Who sees the job can read it: what is secret is in `environment_file`.
+    `environment`: of this run; no file says another.
+    """
     file = options.environment_file
-    lines = ["#!/bin/bash", "export HOME=~ PATH"]
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(named.items())]
+    lines = ["#!/bin/bash", "export HOME=~ PATH", *_exports(options.environment)]
     lines += [] if file is None else [f"set -a; . {shlex.quote(file)} || exit 1; set +a"]
-    return "\n".join([*lines, f"exec {shlex.join(command)}", ""])
+    return "\n".join([*lines, *_exports(environment), f"exec {shlex.join(command)}", ""])
+
+
+def _exports(environment: Mapping[str, str]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
 
 
 def devices(options: SlurmOptions, resources: ResourcesSpec) -> list[str]:

@@ -12,6 +12,7 @@ from ft_dagster.automation.slurm import commands as slurm
 from ft_dagster.automation.tags import NOBODY, VARIANT
 from ft_dagster.cluster_refusals import refuse_secret_variables
 from ft_dagster.fleet.device_hours import may_compute
+from ft_dagster.launch.launcher import credentials
 from ft_dagster.launch.processes import GRACE
 from ft_dagster.settings import PROJECT_VARIABLE, load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -59,7 +60,7 @@ def order_of(
     environment[GRACE] = str(options.grace_seconds // 2)  # the other half is for sending what was saved
     places = [f"--chdir={found['DAGSTER_HOME']}", f"--output={str(output).replace('%', '%%')}"]
     profile = settings.store_profiles.of(None if key is None else key.tenant)
-    environment |= {} if profile is None else {"AWS_PROFILE": profile}
+    environment |= credentials(profile)
     entry, command = command_of(run)
     # A job has no PATH of ours.
     python = entry if entry[0].startswith("/") else [sys.executable, "-m", "dagster"]
