@@ -34,7 +34,8 @@ def test_a_run_whose_assets_compute_nothing_gets_a_core(assets: tuple[str, ...],
 
 def test_a_job_has_its_tenants_profile_whatever_credentials_the_file_of_all_jobs_has(tmp_path: Path) -> None:
     declare(tmp_path, "acme.support")
-    (tmp_path / "ft_dagster.yaml").write_text("store_profiles: {default: platform, per_tenant: {acme: own}}\n")
+    profiles = "store_profiles: {default: platform, per_tenant: {acme: own}}\n"
+    (tmp_path / "ft_dagster.yaml").write_text(profiles)
     secrets = tmp_path / "run.env"
     secrets.write_text("AWS_PROFILE='platform' AWS_ACCESS_KEY_ID='k' AWS_SECRET_ACCESS_KEY='s'\n")
     origin = dg.reconstructable(waiting).get_python_origin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import dagster as dg
 import pytest
@@ -14,11 +15,13 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import read_log
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, refused
+from tests.conditional_s3 import Handler, Proxy, serving
 from tests.e2e.project import edit, write_project
 from tests.e2e.workshop import Workshop
 from tests.releases import adapter, release
 from tests.s3_server import KEY, SECRET, S3Server
 
+REFUSED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 OF_PLATFORM = {"AWS_ACCESS_KEY_ID": "platforms-own", "AWS_SECRET_ACCESS_KEY": "platforms-secret"}
 PROFILES = f"""
 [platform]
@@ -33,6 +36,31 @@ aws_secret_access_key = {SECRET}
 aws_access_key_id = {KEY}
 aws_secret_access_key = not-the-secret
 """
+
+
+class BoundProxy(Proxy):
+    """Refuses whatever is not below one of `places`, bucket/prefix/, and keeps what it was."""
+
+    def __init__(self, upstream: S3Server, *places: str) -> None:
+        super().__init__(upstream, BoundHandler)
+        self.places, self.outside = places, list[str]()
+
+
+class BoundHandler(Handler):
+    server: BoundProxy
+
+    def do_PUT(self) -> None:
+        address = urlsplit(self.path)
+        asked = parse_qs(address.query)
+        path = unquote(address.path).lstrip("/")
+        place = f"{path.rstrip('/')}/{asked.get('prefix', [''])[0]}" if "list-type" in asked else path
+        if f"{place}/".startswith(self.server.places):
+            return super().do_PUT() if self.command == "PUT" else self.pass_on()
+        self.read_body()
+        self.server.outside.append(f"{self.command} {self.path}")
+        return self.answer(403, [("Content-Type", "application/xml")], REFUSED)
+
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PUT  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -86,6 +114,26 @@ def test_nothing_that_a_run_leaves_behind_has_them(
         assert secret not in output
     (stored / "planted").write_text(f"x{SECRET}x")  # that the search would find one
     assert files_with(SECRET, *left) == [stored / "planted"]
+
+
+@pytest.mark.slow
+def test_a_tenants_runs_ask_for_nothing_beyond_the_places_that_docs_deploy_names(
+    shop: Workshop, s3_server: S3Server, tmp_path: Path
+) -> None:
+    root = f"{s3_server.bucket}/{tmp_path.name}"
+    places = [f"{root}/{name}/" for name in ("tenants/acme", "shared", "probes")]
+    with serving(BoundProxy(s3_server, *places), s3_server) as (bound, proxy):
+
+        def through(settings: dict[str, object]) -> None:
+            settings["store_options"] = {"endpoint_url": bound.endpoint}
+
+        edit(shop.folder / "ft_dagster.yaml", through)
+        made = shop.materialize("acme.places", "declaration", "base_model", "general_corpus", "task_dataset")
+        assert made.success
+        assert proxy.outside == []
+        refused_there = shop.materialize("globex.places", "declaration", raises=False)
+    assert not refused_there.success
+    assert proxy.outside
 
 
 @pytest.mark.slow
