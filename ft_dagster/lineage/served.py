@@ -23,7 +23,8 @@ def to_go_back_to(past: Sequence[ReleaseEntry], prefix: str, version: int | None
     """Return the version that a rollback would put into production.
 
     Raises UserError: nothing in production, nothing before it, no such version, or one that never was in
-    production before, or has the same weights. One that is named may have been rolled back itself.
+    production before, or has the same weights. Of one that is named, and was rolled back itself, see
+    `release.rollback`, which refuses it.
     """
     now = production_in(past)
     if now is None:
