@@ -49,7 +49,6 @@ EXACT = Tolerance(mean_kl=1e-6, share_kl=0.1, noise_kl=1e-6, top1_lost=0.0, tie=
 # A merge rounded to bfloat16 or float16. Measured on SmolLM2-135M with a LoRA of rank 16 at 1, 0.3, 0.1, 0.03
 # and 0.01 of its strength: mean KL 3e-5 to 1e-4, the same likeliest token at 98.9% or more, another only
 # where the judged lead was below 0.1 logits. Rounding to the nearest instead gave up to 8e-2 and 74%.
-# The demo's adapters, merged: mean KL up to 5e-4, no logit of another by more than 1.2.
 ROUNDED = Tolerance(mean_kl=1e-3, share_kl=0.1, noise_kl=3e-4, top1_lost=0.005, tie=0.25, logit=3.0)
 # A merge out of a base that was quantized to nf4 or int8: none of its weights is a bfloat16 number, so all
 # are rounded and not the updates alone. Measured on SmolLM2-135M, which nf4 itself changes by 1.4 nats a
