@@ -105,20 +105,22 @@ class SlurmCluster:
     def kill(self, program: str) -> None:
         """SIGKILL to the controller (`slurmctld`) or to a node's own program; jobs go on.
 
-        The controller is killed once its state names every job: one that comes back without them gives their
-        ids to others, and its nodes drain.
+        The controller is killed once it has saved every job as it is: one that comes back without them gives
+        their ids to others, and its nodes drain; one that takes a job for one that waits ends it without a
+        word to its node.
         """
         if program == "slurmctld":
-            self._wait(self._state_names_all_jobs)
+            self._save_jobs()
         process = self._programs.pop(program)
         process.kill()
         process.wait()
 
-    def _state_names_all_jobs(self) -> bool:
+    def _save_jobs(self) -> None:
+        marks = {job: f"saved-{job}-{time.monotonic_ns()}" for job in self.jobs()}
+        for job, mark in marks.items():
+            self.command("scontrol", "update", f"JobId={job}", f"AdminComment={mark}")
         saved = self.folder / "state/job_state"
-        content = saved.read_bytes() if saved.exists() else b""
-        names = self.command("squeue", "-h", "-o", "%j").split()
-        return all(name.encode() in content for name in names)
+        self._wait(lambda: not marks or all(mark.encode() in saved.read_bytes() for mark in marks.values()))
 
     def command(self, *command: str, script: str | None = None) -> str:
         """What a command of Slurm prints."""
