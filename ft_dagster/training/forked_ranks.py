@@ -13,7 +13,6 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from types import FrameType
 
 from ft_dagster.exit_codes import FAILED
 from ft_dagster.launch import processes
@@ -21,6 +20,7 @@ from ft_dagster.launch.warm import forked
 
 Main = Callable[[list[str]], int]  # from a program's arguments to its exit code
 PASSED_ON = (signal.SIGTERM, signal.SIGINT)
+AWAITED = {*PASSED_ON, signal.SIGCHLD}
 FIRST_SIGNAL = 128  # an exit code above it: ended by that signal less this
 END = struct.Struct("<id")  # exit code, negative: by that signal; seconds since the epoch
 
@@ -54,21 +54,19 @@ def watch_rank(main: Main, ends: Ends, folder: str) -> None:
     if rank == 0:
         _become_rank(main, watcher, folder)
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        os.kill(rank, number)
-
-    for number in PASSED_ON:
-        signal.signal(number, pass_on)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.waitid(os.P_PID, rank, os.WEXITED | os.WNOWAIT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # before its pid can be another's
+    # Waited for while they are blocked: a handler may be called when it is too late to interrupt the wait.
+    signal.pthread_sigmask(signal.SIG_SETMASK, AWAITED)
+    while not os.waitid(os.P_PID, rank, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+        number = signal.sigwait(AWAITED)
+        if number in PASSED_ON:
+            os.kill(rank, number)
     code = os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1])
     ends.write(int(os.environ["LOCAL_RANK"]), code)
     if code:
         os._exit(code if code > 0 else FIRST_SIGNAL - code)
     for number in PASSED_ON:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
 
 
 def _become_rank(main: Main, watcher: int, folder: str) -> None:
