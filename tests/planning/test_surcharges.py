@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,13 @@ def test_a_step_over_experts_in_fp32_runs_on_shapes(kind: str, tmp_path: Path) -
     (tmp_path / "config.json").write_text(tiny_config(kind).to_json_string(use_diff=False))
     lora = method_settings({**LORA, "target_modules": ["q_proj"]})
     assert footprint(tmp_path, lora, Step(rows=1, length=32, trained_positions=8, precision="fp32")).peak > 0
+
+
+def test_a_step_of_gpt2_with_a_token_to_pad_runs_on_shapes(tmp_path: Path) -> None:
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 300, "pad_token_id": 0}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_positions": 256, **sizes}))
+    step = Step(rows=2, length=32, trained_positions=8)
+    assert footprint(tmp_path, method_settings(LORA), step).peak > 0
 
 
 def test_a_layer_that_peft_refuses_is_named_with_the_way_out(tmp_path: Path) -> None:

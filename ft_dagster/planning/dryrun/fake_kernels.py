@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, masking_utils
+from transformers import AttentionInterface, PreTrainedModel, masking_utils
 
 from ft_dagster.fake_tensors import FakeTensor
 from ft_dagster.methods.method import Quantization
@@ -94,7 +94,7 @@ def quantize(model: Any, kind: Quantization, compute: torch.dtype) -> Any:
 
 @contextmanager
 def _replaced(owner: Any, name: str, made: Any) -> Iterator[None]:
-    """Put something in place of a function of a module within this context."""
+    """Put something in place of a function of a module or class within this context."""
     real = getattr(owner, name)
     setattr(owner, name, made)
     try:
@@ -166,6 +166,11 @@ def fake_positions() -> AbstractContextManager[None]:
         return isinstance(tensor, FakeTensor) or bool(real(tensor))
 
     return _replaced(masking_utils, "is_tracing", traced)
+
+
+def unseen_padding() -> AbstractContextManager[None]:
+    """Keep GPT-2's class and others from looking for padding to warn of, among tokens without a value."""
+    return _replaced(PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *_: None)
 
 
 def unpacked_rows() -> AbstractContextManager[None]:

@@ -25,6 +25,7 @@ from ft_dagster.planning.dryrun.fake_kernels import (
     gpu_attention,
     quantize,
     unpacked_rows,
+    unseen_padding,
 )
 from ft_dagster.planning.dryrun.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
 from ft_dagster.training.batches.attention import ENDS, LENGTHS, Batch, given, packed
@@ -75,7 +76,7 @@ def record_step(model: PreTrainedModel, step: Step) -> Tracker:
     """Record a step of `model` (from `shapes`; it is of no use afterwards)."""
     tracker = Tracker()
     make_fake(model)
-    with quiet(), FakeMode(), fake_positions(), fake_experts(), ExitStack() as stack:
+    with quiet(), FakeMode(), fake_positions(), fake_experts(), unseen_padding(), ExitStack() as stack:
         if step.device == "cuda":
             stack.enter_context(gpu_attention())
         if not step.packed:
