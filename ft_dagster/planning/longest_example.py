@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ft_dagster.model_files.weights import CONFIG
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.spec import VariantSpec
+
+# What architectures call their context: most by the first name.
+CONTEXT = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "model_max_length",
+    "context_length",
+    "seq_length",
+)
+BY_FACTOR = ("linear", "dynamic")  # scalings that leave the context in config.json as it was trained
 
 
 def context_length(base_folder: Path) -> int | None:
@@ -16,12 +30,23 @@ def context_length(base_folder: Path) -> int | None:
     A base whose positions are scaled (`rope_scaling`) reads `factor` times those that it was trained on.
     """
     config = json.loads((base_folder / CONFIG).read_text("utf-8"))
-    text = config.get("text_config") or config
-    named = text.get("max_position_embeddings")
-    scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
-    trained_on, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
-    scaled = trained_on * factor if trained_on and factor else 0
-    return max(int(named), int(scaled)) if named else None
+    text = _part(config, "text_config") or config
+    named = next(filter(None, (_count(text.get(name)) for name in CONTEXT)), None)
+    if named is None:
+        return None
+    scaling = _part(text, "rope_scaling") or _part(text, "rope_parameters")
+    unscaled = named if scaling.get("rope_type", scaling.get("type")) in BY_FACTOR else 0
+    trained_on = _count(scaling.get("original_max_position_embeddings")) or unscaled
+    return int(max(named, trained_on * _count(scaling.get("factor"))))
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _count(value: object) -> float:
+    return value if isinstance(value, int | float) and 1 <= value < math.inf else 0
 
 
 def longest_by_default(base_folder: Path) -> int:
