@@ -52,7 +52,7 @@ class ProgramFailed(Exception):
     """A program ended without success.
 
     `happened` and `remedy` are for a person, `kept` says what of its work can be used again; `mendable`:
-    running it once more can help.
+    running it once more can help. `training`: the folder of a training that failed.
     """
 
     def __init__(self, happened: str, remedy: str, *, mendable: bool) -> None:
@@ -60,6 +60,7 @@ class ProgramFailed(Exception):
         self.remedy = remedy
         self.mendable = mendable
         self.kept: str | None = None
+        self.training: Path | None = None
         super().__init__(happened)
 
     def __str__(self) -> str:

@@ -154,8 +154,8 @@ def _other_value(found: list[Any]) -> str | None:
         return f"Write it as a list: [{value}]" if isinstance(value, str) else "Begin each entry with a dash"
     if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*%", value):
         return f"Write {float(value.strip().rstrip('% ')) / 100:g}"
-    if context.get("le", context.get("lt")) == 1 and 1 < value <= 100:
-        return f"Write {value / 100:g} for {value:g} percent"
+    if context.get("le", context.get("lt")) == 1 and 1 < (percent := float(value)) <= 100:  # also of a text
+        return f"Write {percent / 100:g} for {percent:g} percent"
     texts = [
         text for one in found for text in re.findall("'([^']*)'", str(one.get("ctx", {}).get("expected")))
     ]

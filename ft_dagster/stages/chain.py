@@ -78,12 +78,13 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class ChainOutcome:
     """Tells how a chain ended. `made`: stages whose artifact is there. `error`: why the chain did not get to
-    its end. `stopped`: the folder of a training that gave up.
+    its end. `stopped`: the folder of a training that gave up; `broken`: of one that failed.
     """
 
     made: dict[str, Artifact]
     error: str | None = None
     stopped: Path | None = None
+    broken: Path | None = None
 
 
 def up_to(name: str) -> tuple[Stage[Any], ...]:
@@ -118,7 +119,7 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
     except TrainingStopped as stopped:
         return ChainOutcome(made, str(stopped), stopped.run_dir)
     except (UserError, ProgramFailed) as error:
-        return ChainOutcome(made, str(error))
+        return ChainOutcome(made, str(error), broken=getattr(error, "training", None))
     except Exception as error:
         if (not_let_in := refused(error) or closed(error)) is not None:
             return ChainOutcome(made, str(not_let_in))

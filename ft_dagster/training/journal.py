@@ -155,7 +155,7 @@ class StepLog:
         if file is None:  # another rank writes
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        known = _lines(file) if resumed_step else []
+        known = log_lines(file) if resumed_step else []
         kept = [line for line in known if line["step"] <= resumed_step and not line.get(EXPORTED)]
         file.write_text("".join(dumps(line) + "\n" for line in kept), "utf-8")
 
@@ -166,7 +166,7 @@ class StepLog:
             file.write(dumps(line) + "\n")
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def log_lines(file: Path) -> list[dict[str, Any]]:
     """Return the whole lines; the last may be cut where the process was killed."""
     lines = []
     for text in file.read_text("utf-8").splitlines() if file.exists() else []:

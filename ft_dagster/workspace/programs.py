@@ -72,7 +72,8 @@ def run_program(
             )
             result = carry_out(launcher, job, workspace.run.say, attend)
     except ProgramFailed as failure:
-        failure.kept = _kept(workspace, run_dir, left_at) if training else None
+        if training:
+            failure.kept, failure.training = _kept(workspace, run_dir, left_at), run_dir
         raise
     except Exception:
         raise

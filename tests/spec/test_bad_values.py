@@ -63,6 +63,12 @@ def test_yaml_that_no_program_can_take_is_one_error(file: Path, text: str, words
     assert words in refusal(file).problem
 
 
+@pytest.mark.parametrize("value", ["1e6", "'1.5'"])  # YAML takes 1e6 for a text
+def test_a_text_that_is_too_large_a_number_is_one_error(file: Path, value: str) -> None:
+    file.write_text(f"{MINIMAL}training: {{learning_rate: {value}}}\n", "utf-8")
+    assert refusal(file).field == "training.learning_rate"
+
+
 @pytest.mark.parametrize(
     ("text", "field", "words"),
     [

@@ -30,6 +30,7 @@ from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.contract import read_result
+from ft_dagster.training.journal import log_lines
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.workspace.questions import CHOOSING
 from ft_dagster.workspace.workspace import RunOf, Trial, Workspace
@@ -53,7 +54,7 @@ class Limits:
 
 
 class RunFigures(TypedDict, total=False):
-    """Holds what runs are compared by, of one that was stopped early what it spent; else it is empty.
+    """Holds what runs are compared by; of one that was stopped early or failed, what its training spent.
 
     `method`: as the plan has it; `rules`: of the verdict; `gate`: whether it passed; `flops`: torch's count
     of the steps made, None where it cannot count the architecture; `training_seconds`: of the optimizer
@@ -80,8 +81,7 @@ class ExperimentRun:
     """Is one run of an experiment, as the registry keeps it.
 
     `curve`: validation loss at each evaluation; `curves`: the same on the first n examples of its sample
-    (by n). `dropped`: declared values that do not apply to this run. `figures`: empty until
-    it has finished.
+    (by n). `dropped`: declared values that do not apply to this run. `figures`: empty until it has trained.
     """
 
     number: int
@@ -222,9 +222,10 @@ def carried(
         run.curve, run.curves = _curves(outcome.stopped / OUTPUT / "evidence")
         run.figures = spent_by(outcome.stopped)
         shutil.rmtree(outcome.stopped)
-    else:
-        run.status = "failed"
     tuned = experiment.head(label, FINE_TUNED_MODEL.name) if FINE_TUNED_MODEL.name in outcome.made else None
+    if not run.finished:
+        run.status = "failed"
+        run.figures = _spent_before_failing(tuned, outcome.broken) or run.figures
     if tuned is not None:
         with tuned.held(experiment.store, experiment.settings.cache_folder) as folder:
             run.curve, run.curves = _curves(folder / "evidence")
@@ -297,6 +298,28 @@ def spent_by(stopped: Path) -> RunFigures:
         "steps": spent["steps"],
         "flops": spent.get("flops"),
         "training_seconds": spent["training_seconds"],
+    }
+
+
+def _spent_before_failing(tuned: Artifact | None, broken: Path | None) -> RunFigures:
+    """Return what the training of a failed run spent: a whole one, or the steps that the log of one that
+    failed itself has; nothing where no step was made here.
+    """
+    if tuned is not None:
+        trained = TrainingFigures.of(tuned)
+        return {
+            "steps": trained.steps,
+            "flops": trained.flops,
+            "training_seconds": trained.training_seconds,
+        }
+    lines = [] if broken is None else log_lines(broken / OUTPUT / "evidence" / "log.jsonl")
+    steps = [line for line in lines if "seconds" in line]
+    if not steps:
+        return {}
+    return {
+        "steps": steps[-1]["step"],
+        "flops": steps[-1]["flops"],
+        "training_seconds": sum(line["seconds"] for line in steps),
     }
 
 

@@ -63,7 +63,7 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
             "\n".join(difference(rule) for rule in rules),
             _found(general),
             _losses(run),
-            f"{time}\n{_general(_figure(run, 'flops'))}" if done else "",
+            f"{time}\n{_general(_figure(run, 'flops'))}" if run["figures"] else "",
             run["digests"].get(FINE_TUNED_MODEL.name, "")[:12],
         )
     return table

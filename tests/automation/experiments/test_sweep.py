@@ -5,22 +5,27 @@ from pathlib import Path
 
 import pytest
 
+from ft_dagster.automation.experiments import experiments
 from ft_dagster.automation.experiments.bakeoff import for_method
 from ft_dagster.automation.experiments.budget import Budget
 from ft_dagster.automation.experiments.experiments import (
+    Experiment,
     ExperimentRun,
     Limits,
     RunFigures,
     Status,
+    carry_out,
     spent_by,
 )
 from ft_dagster.automation.experiments.sweep import draw_runs, parse_sets, rank, stop_above
 from ft_dagster.errors import UserError
 from ft_dagster.program import write_json
+from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declared, VariantKey, load_variant
 from ft_dagster.spec.overrides import with_overrides
+from ft_dagster.stages.chain import ChainOutcome
 from ft_dagster.training.contract import TrainingResult
-from tests.e2e.project import edit, write_project
+from tests.e2e.project import edit, write_lines, write_project
 from tests.present import present
 from tests.verdicts import stored_rule
 
@@ -108,6 +113,26 @@ def test_a_budget_counts_what_a_training_spent_that_was_stopped_early(tmp_path: 
     write_json(tmp_path / "output/result.json", result.model_dump(mode="json", exclude_none=True))
     assert Budget.parse("flops=2e14").spent(spent_by(tmp_path)) == 3e12
     assert Budget.parse("minutes=2").spent(spent_by(tmp_path)) == 1.5
+
+
+def test_a_budget_counts_what_a_training_spent_that_failed(
+    declared: Declared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = ({"step": n, "seconds": 30.0, "flops": n * 1e12} for n in (1, 2))
+    log = [{"step": 0, "validation_loss": 3.0}, *steps]
+    write_lines(tmp_path / "output/evidence/log.jsonl", log)
+    with (tmp_path / "output/evidence/log.jsonl").open("a") as file:
+        file.write('{"step": 3, "seco')  # as a killed program leaves it
+    ends = iter([ChainOutcome({}, "memory ran out", broken=tmp_path), ChainOutcome({}, "no such GPU")])
+    monkeypatch.setattr(experiments, "run_chain", lambda *_: next(ends))
+    settings = load_settings(declared.file.parents[2])
+    run = ExperimentRun(1, "rank 4", {})
+    experiment = Experiment(settings, declared, "sweep-0", {}, [run])
+    for _ in range(2):  # a try that trains nothing takes nothing back
+        carry_out(experiment, run)
+        assert run.status == "failed"
+        assert Budget.parse("flops=2e14").spent(run.figures) == 2e12
+        assert Budget.parse("minutes=2").spent(run.figures) == 1
 
 
 def test_another_method_drops_what_it_has_not_and_the_rate_chosen_for_the_declared_one(
