@@ -71,6 +71,7 @@ def test_each_instance_has_a_launcher_by_which_killed_runs_are_ended(file: Path)
     assert given["run_monitoring"] == own["run_monitoring"]
 
 
+@pytest.mark.slow
 def test_one_machines_instance_opens_and_has_the_queue(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "one-machine" / "dagster.yaml", tmp_path / "dagster.yaml")
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:

@@ -85,6 +85,7 @@ def manifests() -> dict[str, dict[str, Any]]:
 MANIFESTS = manifests()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", MANIFESTS)
 def test_a_manifest_of_other_fields_does_not_hold(stage: str) -> None:
     """But for what may be either; figures are read by stage, see below."""

@@ -19,6 +19,7 @@ from tests.audit.proved import ROOT, ran
 PAGE = (ROOT / "docs/audit.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_program_for_a_stranger_checks_a_proof(history: History, tmp_path: Path) -> None:
     audit = history.audit()
     weights = audit.model("acme.one").digest

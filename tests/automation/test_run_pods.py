@@ -166,6 +166,7 @@ def test_settings_in_a_pod_find_the_credentials_that_it_has(
         assert found.keys_folder == Path("/work/keys")
 
 
+@pytest.mark.slow
 def test_a_pod_whose_environment_has_its_credentials_opens_the_store_by_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def test_a_run_whose_assets_compute_nothing_gets_a_core(assets: tuple[str, ...],
     assert devices_of(SlurmOptions(cpus=3), run, ResourcesSpec()) == [f"--cpus-per-task={cores}"]
 
 
+@pytest.mark.slow
 def test_a_job_has_its_tenants_profile_whatever_credentials_the_file_of_all_jobs_has(tmp_path: Path) -> None:
     declare(tmp_path, "acme.support")
     profiles = "store_profiles: {default: platform, per_tenant: {acme: own}}\n"

@@ -29,6 +29,7 @@ def test_a_year_of_retrains_and_a_sweep_release_what_fell_as_rarely_as_is_stated
     assert found.former >= found.shared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", SHARED)
 @pytest.mark.parametrize("family", TRIED[:2], ids=lambda family: family.name)
 def test_models_that_lost_are_released_after_a_release_as_rarely_as_is_stated(

@@ -135,6 +135,7 @@ def test_a_declared_tail_asks_nobody_and_exports_nothing_again(project: Path, le
     assert (verdict.outcome, verdict.passed) == ("pass", True)
 
 
+@pytest.mark.slow
 def test_the_plan_of_an_upgrade_says_that_nothing_trains_again(project: Path) -> None:
     plan = typed(project, "upgrade", "--plan")
     assert {row["variant"]: (row["effect"], row["stages"]) for row in plan["variants"]} == {
@@ -142,6 +143,7 @@ def test_the_plan_of_an_upgrade_says_that_nothing_trains_again(project: Path) ->
     }
 
 
+@pytest.mark.slow
 def test_a_variant_is_not_stale_for_a_rule_that_changed(project: Path) -> None:
     rows = {row["variant"]: row for row in typed(project, "status")["variants"]}
     kinds = {cause["kind"] for name in VARIANTS for cause in rows[name]["causes"]}

@@ -95,6 +95,7 @@ def test_the_prompts_are_enough_to_decide_at_the_default_margin() -> None:
     assert least_questions(margin - 0.08, alpha=level_of(GatesSpec().alpha)) <= len(PROMPTS)
 
 
+@pytest.mark.slow
 def test_each_prompt_gives_three_scores_and_its_answer(model: Any, tiny_tokenizer: Any) -> None:
     written = answer_general_prompts(model, tiny_tokenizer)
     found = as_samples(written)

@@ -164,6 +164,7 @@ def test_signs_of_degeneration_that_an_older_version_stored_are_not_judged() -> 
     assert rules(([0.0] * 4, [1.0] * 4), **old) == ()
 
 
+@pytest.mark.slow
 def test_a_verdict_takes_a_fraction_of_a_second() -> None:
     draw = np.random.default_rng(0)
     base, tuned = list(LEARNED[0]), list(LEARNED[1])

@@ -73,6 +73,7 @@ def test_the_bound_is_clopper_and_pearsons(fell: int, of: int) -> None:
     assert [tail.share, tail.high] == pytest.approx([fell / of, exact])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gates", [GATES, MEASURED])
 @pytest.mark.parametrize("by", [2.1, 5.0, 20.0])
 def test_texts_that_become_unreadable_do_not_pass_within_the_mean(gates: GatesSpec, by: float) -> None:

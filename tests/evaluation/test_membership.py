@@ -197,6 +197,7 @@ def test_rows_that_the_mixture_left_out_were_not_trained_on(
     assert sorted(found) == sorted(rows(100, 0)[n]["completion"] for n in (4, 7, 30))
 
 
+@pytest.mark.slow
 def test_of_a_reserve_the_set_that_is_asked_is_told_apart_alone(
     splits: tuple[Path, Path], tiny_tokenizer: Any
 ) -> None:

@@ -80,6 +80,7 @@ def test_answers_too_short_to_be_remembered_are_left_out(tmp_path: Path, tiny_to
     assert probes(train, tiny_tokenizer, rows=5, canaries=[], seed=0, max_length=256) == {}
 
 
+@pytest.mark.slow
 def test_rows_are_drawn_of_all_that_are_long_enough_however_few_they_are(
     tmp_path: Path, tiny_tokenizer: Any
 ) -> None:

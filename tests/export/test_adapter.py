@@ -15,6 +15,7 @@ from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_fil
 from tests.export.exports import DIGEST, QUESTIONS, MakeAdapter, edit_json, prompt
 
 
+@pytest.mark.slow
 def test_an_exported_adapter_gives_the_logits_of_the_trained_one(
     tiny_model_folder: Path, tiny_tokenizer: Any, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_rank_above_what_servers_load_is_refused_with_the_way_out(
     assert "export: merged" in caught.value.fix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "needed"), [({"r": 9}, 16), ({"r": 8}, 8), ({"use_dora": True}, None)])
 def test_the_figures_name_the_rank_that_vllm_is_to_be_given(
     tiny_model_folder: Path,

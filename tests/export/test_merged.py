@@ -101,6 +101,7 @@ def test_the_adapter_is_kept_inside_and_is_not_loaded_on_top(
     assert not getattr(load_base(tmp_path / "export"), "_hf_peft_config_loaded", False)
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(
     bf16_base: Path, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

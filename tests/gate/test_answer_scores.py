@@ -68,6 +68,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.slow
 def test_f1_over_the_labels_is_that_of_scikit_learn() -> None:
     from sklearn.metrics import f1_score, precision_score, recall_score
 
@@ -162,6 +163,7 @@ def test_queries_are_compared_by_what_they_return(
     assert accuracy(answer, reference, database) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [

@@ -70,6 +70,7 @@ def judged(pair: Pair, gates: GatesSpec = GATES, **fields: Any) -> Rule:
     return rule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pair", "fields", "outcome"),
     [

@@ -147,6 +147,7 @@ def test_a_verdict_keeps_how_groups_counted() -> None:
     assert "groups" not in plain.to_json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("population", POPULATIONS, ids=lambda each: each.name)
 @pytest.mark.parametrize("groups", [10, 30, 100])
 def test_a_fall_of_the_margin_passes_at_most_at_the_level_by_size_and_by_group(

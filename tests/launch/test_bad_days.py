@@ -38,6 +38,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_lock_folder_of_another_user_is_refused_by_name(leases: Leases) -> None:
     leases.acquire(ask(1)).release()

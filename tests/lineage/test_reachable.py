@@ -273,6 +273,7 @@ def test_where_something_cannot_be_read_nothing_is_said_to_be_needless(store: St
     assert broken[damage].rsplit("/", 1)[1] in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_that_can_be_walked_to_is_named_and_everything_else_is(store: Store, seed: int) -> None:
     """Random graphs against a walk by digests from the heads."""

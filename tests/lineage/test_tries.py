@@ -78,6 +78,7 @@ def test_other_questions_for_the_same_weights_are_another_try(store: Store) -> N
     assert [asked(store, "one", questions) for questions in ("a", "b", "a", "c")] == [1, 2, 1, 3]
 
 
+@pytest.mark.slow
 def test_weights_that_lost_stay_behind_all_tries_of_their_count_after_a_release(store: Store) -> None:
     losers = [f"loser {number}" for number in range(20)]
     assert [asked(store, name) for name in losers] == [*range(1, 21)]

@@ -206,6 +206,7 @@ def test_a_base_on_s3_that_changed_since_is_refused(project: Path, base: Path, c
         locate_base(content, project, cache)
 
 
+@pytest.mark.slow
 def test_an_s3_prefix_without_a_model_is_refused(project: Path, cache: Path, put: Any) -> None:
     source = put("models/none/README.md", b"x").removesuffix("/README.md")
     assert "no config.json" in refusal(project, cache, source).problem

@@ -56,6 +56,7 @@ def test_where_what_is_undecided_passes_it_says_so() -> None:
     assert first.endswith("what is undecided passes as it was measured (gates.undecided)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [72, 94, 200, 362, 1000])
 def test_the_looks_left_are_those_at_which_the_questions_there_are_can_decide(rows: int) -> None:
     found = look(spec(), 1, rows)

@@ -39,6 +39,7 @@ def run(command: list[str | Path], cores: int) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, preexec_fn=narrow).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing is shared out")
 @pytest.mark.parametrize(("cores", "here"), [(1, True), (2, False)])
 def test_results_come_in_order_from_copies_or_from_the_process_itself(cores: int, here: bool) -> None:

@@ -49,6 +49,7 @@ def _value(dice: random.Random, depth: int = 0) -> Any:
     return dice.choice([below, {f"{name}{at}": each for at, each in enumerate(below)}])
 
 
+@pytest.mark.slow
 def test_a_digest_is_of_the_text_that_rfc_8785_asks_for() -> None:
     dice = random.Random(8785)
     for value in [*(_value(dice) for _ in range(3000)), *map(chr, range(0xD800))]:

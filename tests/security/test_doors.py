@@ -95,6 +95,7 @@ NAMED: dict[str, Callable[[Path, str], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("field", NAMED)
 def test_no_field_names_a_path_outside_the_tenants_roots(project: Path, field: str, place: str) -> None:
@@ -135,6 +136,7 @@ GLOBS = {  # of what is there, and of what is not
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["data.sources, a glob", "evaluation.task, its data"])
 @pytest.mark.parametrize("place", GLOBS)
 def test_a_glob_does_not_tell_whether_anything_is_outside_the_tenants_roots(
@@ -313,6 +315,7 @@ def test_a_run_cannot_configure_which_project_it_works_on(project: Path) -> None
             )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_tags_of_a_run_change_nothing_that_it_reads(project: Path) -> None:
     plain = _declared_by_a_run(project, {})
     wanted = {"data.sources": ["data/globex/rows.jsonl"], "data.samples": "metadata"}

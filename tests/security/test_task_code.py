@@ -263,6 +263,7 @@ def test_an_archive_is_no_file_of_rows(project: Path, kind: str) -> None:
         assert caught.value.file == str(project / ENTRY[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_member_of_an_archive_is_written_anywhere(project: Path, kind: str, unseen: None) -> None:
     policy = write(project / "policy.yaml", "gates: {general_margin: 0.02}\n")
@@ -279,6 +280,7 @@ def test_no_member_of_an_archive_is_written_anywhere(project: Path, kind: str, u
     assert policy.read_text() == "gates: {general_margin: 0.02}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_member_of_an_archive_is_another_tenants_file(project: Path, kind: str, unseen: None) -> None:
     rows = f"text\n{SECRET}\n" if kind == "csv" else json.dumps({"text": SECRET}) + "\n"

@@ -213,6 +213,7 @@ def test_a_checkpoint_of_another_torch_is_not_used_and_never_mixed_with_those_of
     assert on(any_store, tmp_path / "third").steps == [50]
 
 
+@pytest.mark.slow
 def test_what_is_here_stays_where_it_is_further_and_goes_where_it_went_another_way(
     any_store: Store, tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_memory_that_does_not_hold_is_not_said_of_the_store(remote: Store, tmp
     }
 
 
+@pytest.mark.slow
 def test_a_folder_is_read_as_it_stands(store: Store, tmp_path: Path) -> None:
     artifact = made(store, tmp_path, "a")
     assert known(store, artifact.place) == [(artifact.predicate["attempt"], 1)]

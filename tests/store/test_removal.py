@@ -82,6 +82,7 @@ def test_who_needs_what_was_removed_is_told_when_and_why(
             use()
 
 
+@pytest.mark.slow
 def test_what_was_removed_is_made_again_as_often_as_it_goes(
     any_store: Store, tmp_path: Path, later: None
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_folder_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
     assert (steps(tmp_path, said), said) == ([], ["checkpoint-3: incomplete, passed over"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [1.25, None, float("nan")])
 def test_a_byte_of_its_manifest_that_is_another_changes_nothing_or_is_noticed(
     tmp_path: Path, loss: float | None

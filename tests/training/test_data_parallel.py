@@ -27,6 +27,7 @@ def test_experts_and_parts_that_read_no_text_may_go_without_a_gradient(kind: str
     assert may_be_unused(Model(AutoConfig.for_model(kind))) is expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [True, False], ids=["labels", "padding alone"])
 @pytest.mark.parametrize("name", ["full", "lora", "prompt_tuning", "prefix_tuning"])
 def test_every_trained_weight_gets_a_gradient_by_each_method(

@@ -33,6 +33,7 @@ def fails(_: list[str]) -> int:
     raise RuntimeError("said on purpose")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("main", "code"), [(lambda _: 2, 2), (fails, 1), (killed, -signal.SIGKILL)])
 def test_a_watcher_leaves_as_its_rank_did_and_leaves_word(main: Main, code: int) -> None:
     ends = Ends(1)

@@ -121,6 +121,7 @@ def test_evaluations_that_the_budget_cannot_pay_for_are_left_out() -> None:
     assert allot(known, [8], 1.0).evaluations == 8  # as declared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "checkpointing"),
     [({"name": "full"}, False), ({"name": "full"}, True), (LORA, False), (LORA, True)],

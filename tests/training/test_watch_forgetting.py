@@ -92,6 +92,7 @@ def test_looking_at_a_model_in_training_leaves_no_trace(
     assert (benchmark.ask(model), degeneration(model, tiny_tokenizer)) == (scores, signs)
 
 
+@pytest.mark.slow
 def test_a_model_without_an_adapter_is_left_as_it_was_too(
     benchmark: Benchmark, tiny_model_folder: Path, tiny_tokenizer: Any
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_model_without_an_adapter_is_left_as_it_was_too(
     assert traces(model) == before
 
 
+@pytest.mark.slow
 def test_the_benchmark_is_the_accuracy_over_the_questions_drawn(
     benchmark: Benchmark, tiny_model_folder: Path
 ) -> None:
@@ -118,6 +120,7 @@ def test_the_benchmark_is_the_accuracy_over_the_questions_drawn(
     assert (12 * scores["forms"]) % 1 == (9 * scores["more"]) % 1 == pytest.approx(0)  # 12 of 30, all 9
 
 
+@pytest.mark.slow
 def test_a_model_that_prefers_an_answer_scores_its_share(
     benchmark: Benchmark, tiny_model_folder: Path
 ) -> None:
@@ -227,6 +230,7 @@ def test_a_fall_of_a_few_questions_stops_nothing_and_is_said() -> None:
     assert unsure(watch, seen, 20, looks=8) is None
 
 
+@pytest.mark.slow
 def test_questions_of_one_document_are_one_unit(tmp_path: Path, tiny_model_folder: Path) -> None:
     """Else a group that falls as one would stop a training as so many falls by chance cannot."""
     write_task(tmp_path, "forms", count=12)

@@ -39,6 +39,7 @@ def verdicts(loss: Callable[[int], float], noise: float, trials: int = 2000) -> 
     return {verdict: found.count(verdict) / trials for verdict in ("too high", "too low", None)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.02, 0.1, 0.3, 0.6])
 @pytest.mark.parametrize("learned", [0.1, 0.3, 0.6])
 def test_a_training_that_learns_is_no_alarm(noise: float, learned: float) -> None:
@@ -47,6 +48,7 @@ def test_a_training_that_learns_is_no_alarm(noise: float, learned: float) -> Non
     assert found["too low"] <= 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.02, 0.1, 0.3, 0.6])
 def test_a_loss_that_stands_still_is_not_called_too_high_but_by_chance(noise: float) -> None:
     assert verdicts(lambda _: 3.0, noise)["too high"] <= 0.01

@@ -48,6 +48,7 @@ def test_a_large_fall_of_enough_questions_is_stopped() -> None:
     assert (now > 0).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_asking_costs_the_tokens_that_the_budget_was_told(tmp_path: Path, tiny_model_folder: Path) -> None:
     """Counted in the model: each text once for all its answers, whatever a clock says."""
     from transformers import AutoModelForCausalLM

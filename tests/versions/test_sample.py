@@ -15,6 +15,7 @@ from ft_dagster.versions.sample import sample
 from tests.tiny_model import make_tiny_model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [60, PLACED + 500])
 def test_rows_that_were_looked_at_are_not_read_again(rows: int, tmp_path: Path) -> None:
     make_tiny_model(tmp_path / "models" / "tiny")

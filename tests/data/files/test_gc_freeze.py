@@ -48,6 +48,7 @@ def test_what_was_frozen_before_stays_frozen() -> None:
     assert len(made) == 10_000
 
 
+@pytest.mark.slow
 def test_a_block_within_another_ends_without_releasing() -> None:
     with heap_frozen():
         with heap_frozen():

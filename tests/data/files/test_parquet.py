@@ -39,6 +39,7 @@ def stored(folder: Path, table: Any = TABLE, **options: Any) -> Path:
     return folder / "rows.parquet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"])
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_rows_are_as_pyarrow_wrote_them(tmp_path: Path, compression: str, version: str) -> None:
@@ -93,6 +94,7 @@ def test_so_is_a_column_that_is_not_there(tmp_path: Path) -> None:
         list(rows_of(stored(tmp_path), "nowhere"))
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_read_or_refused_in_one_error(tmp_path: Path) -> None:
     content = stored(tmp_path, row_group_size=3).read_bytes()
     draw, refused = random.Random(7), dict[str, str]()
@@ -138,6 +140,7 @@ print(rows, peak() - before, threads() - others)
 """
 
 
+@pytest.mark.slow
 def test_who_reads_has_no_thread_to_lose_in_a_fork_and_few_documents_at_a_time(tmp_path: Path) -> None:
     """Of 300 MB of them."""
     file, texts = tmp_path / "rows.parquet", pa.table({"text": ["long" * 25_000] * 40})
@@ -166,6 +169,7 @@ def test_a_signal_while_it_reads_ends_it_as_it_ends_python(tmp_path: Path) -> No
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 def test_a_process_that_forked_reads_by_itself(tmp_path: Path) -> None:
     file = stored(tmp_path, pa.table({"n": range(20_000)}))
     assert _sum(file) == sum(range(20_000))

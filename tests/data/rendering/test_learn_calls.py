@@ -86,6 +86,7 @@ def answer(tokenizer: Any, *calls: Call, content: str = "", **more: Any) -> str:
     return whole[begun:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_calls_are_learned_of_every_template_that_trl_ships_and_that_writes_them(
     of_template: Callable[[str], Any], name: str
@@ -102,6 +103,7 @@ def test_calls_are_learned_of_every_template_that_trl_ships_and_that_writes_them
         format_of(tokenizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITING)
 def test_what_a_template_renders_is_read_back(of_template: Callable[[str], Any], name: str) -> None:
     tokenizer = of_template(name)
@@ -114,6 +116,7 @@ def test_what_a_template_renders_is_read_back(of_template: Callable[[str], Any],
         assert learned.read(answer(tokenizer, WEATHER, MAP), SCHEMAS) == CallsRead((WEATHER, MAP))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITING)
 def test_a_call_that_breaks_off_is_broken_wherever_it_does(
     of_template: Callable[[str], Any], name: str
@@ -132,6 +135,7 @@ def test_a_call_that_breaks_off_is_broken_wherever_it_does(
     assert learned.read(needed[:-1], SCHEMAS).broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITING)
 def test_a_text_before_calls_is_none_of_them(of_template: Callable[[str], Any], name: str) -> None:
     tokenizer = of_template(name)
@@ -140,6 +144,7 @@ def test_a_text_before_calls_is_none_of_them(of_template: Callable[[str], Any], 
     assert read == CallsRead((MAP,)) or not learned.opens.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in WRITING if name not in OWN])
 def test_a_call_within_a_thought_is_none(of_template: Callable[[str], Any], name: str) -> None:
     tokenizer = of_template(name)
@@ -161,6 +166,7 @@ def test_a_call_within_a_thought_is_none(of_template: Callable[[str], Any], name
         assert learned.read(begun.partition(closed)[0], SCHEMAS, after=f"asks\n{opened}\n") == CallsRead(())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in WRITING if name not in OWN])
 def test_transformers_own_parser_reads_the_same_calls(of_template: Callable[[str], Any], name: str) -> None:
     """By the response templates that TRL has for some, where the template's own text is given."""
@@ -225,6 +231,7 @@ def test_a_format_is_kept_until_the_template_changes(of_template: Callable[[str]
     assert format_of(tokenizer) != first
 
 
+@pytest.mark.slow
 def test_hostile_answers_end_in_time(of_template: Callable[[str], Any]) -> None:
     """Nothing that a model can write takes long, or more than the stack."""
     for name in WRITING:

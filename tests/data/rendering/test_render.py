@@ -265,6 +265,7 @@ def test_stars_in_a_templates_words_are_no_power(tokenizer: Any) -> None:
     assert "**bold**" in tokenizer.decode(render(chat(*TWO_TURNS), tokenizer).input_ids)
 
 
+@pytest.mark.slow
 def test_rows_that_a_template_renders_in_any_number_are_not_refused(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -513,6 +514,7 @@ def test_a_span_begins_with_the_first_token_that_ends_in_it(prompt: str, complet
     assert example.spans == (((first, len(example.input_ids)),) if first < len(example.input_ids) else ())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_square_of_the_turns() -> None:
     tokenizer = stripping_tokenizer()  # a long word is one token
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} [EOS] {% endfor %}"

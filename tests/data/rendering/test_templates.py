@@ -108,6 +108,7 @@ def is_written(given: list[dict[str, Any]], tokenizer: Any, texts: list[str], **
     return all(part in text for part in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reasoning", ["no reasoning", "train", "context", "drop"])
 @pytest.mark.parametrize("calls", [True, False], ids=["calls", "no calls"])
 @pytest.mark.parametrize(("name", "kwargs"), SWITCHED, ids=str)

@@ -52,6 +52,7 @@ def test_a_question_with_a_word_put_in_is_found_where_coverage_is_declared() -> 
     assert found == [Found(0, 0), Found(0, 1)]
 
 
+@pytest.mark.slow
 def test_a_row_has_a_question_exactly_where_decontamination_would_leave_it_out() -> None:
     """Over random questions and rows, some with a question in them, by both rules."""
     draw = random.Random(5)

@@ -299,12 +299,14 @@ def test_rows_stream_from_s3_files_folders_and_globs(project: Path, put: Any) ->
     assert read(project, root) == ROWS + ROWS[:1] + ROWS
 
 
+@pytest.mark.slow
 def test_a_part_of_a_file_on_s3_is_not_held_to_the_checksum_of_the_whole(put: Any) -> None:
     with s3().open(put("parts/rows.jsonl", b"0123456789")) as file:
         file.seek(5)
         assert file.read() == b"56789"
 
 
+@pytest.mark.slow
 def test_a_missing_s3_object_is_refused_with_the_nearest(project: Path, put: Any) -> None:
     there = put("near/support.jsonl", LINES.encode())
     error = refusal(project, there.replace("support", "suport"))  # codespell:ignore
@@ -312,6 +314,7 @@ def test_a_missing_s3_object_is_refused_with_the_nearest(project: Path, put: Any
     assert "support.jsonl" in error.fix
 
 
+@pytest.mark.slow
 def test_s3_without_valid_credentials_is_refused(
     project: Path, put: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_schema_that_does_not_end_is_one_user_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for constant, seconds in (("SECONDS", 0.2), ("EACH", 0.0), ("TICK", 0.01)):

@@ -14,6 +14,7 @@ from ft_dagster.spec.yaml_files import load_yaml
 from tests.evaluation.questions import write_task
 
 
+@pytest.mark.slow
 def test_an_unknown_task_gives_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="arc_easy"):
         resolve_tasks(["arc_eazy"], tmp_path, field="evaluation.general")

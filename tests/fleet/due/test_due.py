@@ -434,6 +434,7 @@ def test_a_parents_release_is_told_by_its_name_and_version() -> None:
     assert (retrain.stamp, retrain.reasons[0].words) == ("acme.base-v2", "parent acme.base v2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30))
 def test_whatever_a_fleet_looks_like_each_due_variant_is_spoken_of_once(seed: int) -> None:
     dice = random.Random(seed)

@@ -42,6 +42,7 @@ def test_what_was_never_trained_is_neither_fresh_nor_stale() -> None:
     assert freshness([never.known(news=(changed(NOON),))]) == {"acme.never": ()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_a_fleet_at_once_is_each_variant_by_itself(seed: int) -> None:
     """Against a walk from each variant to its roots; some lines are thousands long, and none is cut off."""

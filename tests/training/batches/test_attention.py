@@ -77,6 +77,7 @@ def gradients(model: Any, values: torch.Tensor) -> list[torch.Tensor]:
     return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(PLAIN))
 def test_it_equals_the_masked_one_forward_and_backward(kind: str) -> None:
     model = model_of(kind)

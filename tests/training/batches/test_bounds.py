@@ -48,6 +48,7 @@ print([apart.measured_leak(tiny_config(kind)) is None for kind in ("lfm2", "bamb
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in BY_KERNELS if kind != "jamba"])  # which hands on none
 def test_a_class_hands_the_bounds_of_examples_on_to_its_kernels(kind: str) -> None:
     """transformers refuses them where a kernel that would read them is missing, and names it."""
