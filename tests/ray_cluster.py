@@ -44,8 +44,10 @@ class RayCluster:
         """For programs that join the cluster."""
         return str(self._cluster.address)
 
-    def add_node(self, **resources: float) -> Any:
-        node = self._cluster.add_node(num_cpus=1, resources=resources, temp_dir=self._folder)
+    def add_node(self, cpus: int = 1, gpus: int = 0, **resources: float) -> Any:
+        """`gpus`: as many as the node is to say that it has."""
+        own = {"num_cpus": cpus, "num_gpus": gpus, "resources": resources}
+        node = self._cluster.add_node(**own, temp_dir=self._folder)
         self._cluster.wait_for_nodes()
         self._wait_for_head()
         return node

@@ -152,7 +152,8 @@ class FleetReader:
         with suppress(UserError, OSError, ValueError):  # of no variant; or its file was just replaced
             progress = bar(progress_of(self.settings, VariantKey.parse(_name(run)), since))
         began = since or record.start_time or record.create_timestamp.timestamp()
-        why = held_up.get(run.run_id, "")
+        waits = run.status == dg.DagsterRunStatus.STARTING
+        why = waits_for(self.instance, run, ()) if waits else held_up.get(run.run_id, "")
         return RunNow(_name(run), run.run_id, run.status.value.lower(), asset, began, progress, why)
 
 

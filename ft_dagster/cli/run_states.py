@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 POLL_SECONDS, LONGEST_SECONDS = 1.0, 10.0  # between two looks at runs
 MOST_SILENT = 30.0  # seconds between two lines about a run in progress, where no terminal shows a table
 COLUMNS = ("variant", "run", "state", "asset", "progress")
-QUEUED, STARTED = "queued", "started"
+QUEUED, STARTING, STARTED = "queued", "starting", "started"
 
 
 class RunState(NamedTuple):
@@ -67,9 +67,9 @@ def _state(
     from ft_dagster.report.sentences.progress import bar, in_words
 
     variant, number = str(run.key), run.run_id[:8]
-    if state == QUEUED:
-        queued = instance.get_run_by_id(run.run_id)
-        reason = "" if queued is None else waits_for(instance, queued, going)
+    if state in (QUEUED, STARTING):
+        waiting = instance.get_run_by_id(run.run_id)
+        reason = "" if waiting is None else waits_for(instance, waiting, going)
         return RunState(variant, number, state, "", reason, reason)
     step, since = current_step(instance, run.run_id)
     if state != STARTED:
@@ -142,4 +142,4 @@ class StateLines:
         self._screen.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
-_GOING = frozenset((QUEUED, "starting", STARTED, "canceling"))
+_GOING = frozenset((QUEUED, STARTING, STARTED, "canceling"))

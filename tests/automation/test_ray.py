@@ -19,6 +19,10 @@ from ft_dagster.automation.ray.launcher import RunJobLauncher
 from ft_dagster.automation.ray.order import CONFIG, job_of
 from ft_dagster.automation.tags import TENANT, VARIANT
 from ft_dagster.host_settings import RAY_JOB
+from ft_dagster.launch import inventory
+from ft_dagster.launch.environment import environment_with
+from ft_dagster.launch.inventory import Device
+from ft_dagster.launch.leases import of_host
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from tests.automation.declarations import declare
@@ -184,6 +188,38 @@ def test_a_run_that_is_launched_again_has_one_job(site: Site) -> None:
     assert len(site.processes(run)) == 1
     assert site.launcher.terminate(run)
     until(lambda: not site.processes(run))
+
+
+def test_runs_that_ask_for_a_kind_of_gpu_get_one_each_and_the_next_one_waits_for_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.cluster.add_node(cpus=2, gpus=2, **{"accelerator_type:A100": 1})
+    nodes = {"gpus": 2, "gpu": "NVIDIA A100", "gpu_memory_gb": 80, "cpus": 2}
+    kind = {"accelerator_type:A100": 0.001}
+    runs = [site.launch(cluster=nodes, resources=kind) for _ in range(3)]
+    until(lambda: sum(site.waits(run) for run in runs) == 2)
+    given = {}
+    for run in filter(site.waits, runs):
+        (process,) = site.processes(run)
+        given[process.environ()["CUDA_VISIBLE_DEVICES"]] = process.environ()
+    assert sorted(given) == ["0", "1"]
+    driver = [Device(str(number), 80 * 10**9, "NVIDIA A100", f"GPU-{number}") for number in range(2)]
+    monkeypatch.setattr(inventory, "_nvml_gpus", lambda: driver)
+    for gpu, environment in given.items():
+        with environment_with(environment):
+            lent = of_host(load_settings(site.folder).host)
+        assert [device.id for device in lent.inventory.devices] == [gpu]
+    (last,) = (run for run in runs if not site.waits(run))
+    until(lambda: site.monitored(last) and site.said(last, "waits"))
+    (line,) = site.said(last, "waits: it starts once a node with 1 CPU, 1 GPU")
+    assert "0.001 accelerator_type:A100" in line
+    other = site.launch(cluster=nodes, resources={"accelerator_type:H100": 0.001})
+    until(lambda: site.monitored(other) and site.said(other, "waits"))
+    (line,) = site.said(other, "and the cluster has not")
+    assert "0 accelerator_type:H100" in line
+    (site.folder / "go").touch()
+    until(lambda: site.status(last) == STATUS.SUCCESS)
+    assert site.launcher.terminate(other)
 
 
 def test_a_run_whose_node_is_lost_is_found(site: Site) -> None:

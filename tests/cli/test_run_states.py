@@ -10,12 +10,14 @@ from pathlib import Path
 import dagster as dg
 from rich.console import Console
 
+from ft_dagster.automation.clusters.waiting import REASON, said
 from ft_dagster.automation.processes.instance import Launched, dagster_yaml
 from ft_dagster.automation.tags import TENANT, VARIANT
 from ft_dagster.cli.run_states import LONGEST_SECONDS, MOST_SILENT, RunState, StateLines, looked_at
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from tests.instances import ORIGIN, new_instance
+from tests.present import present
 
 WORDS = "step 12 of 64, loss 1.93, ETA 1m 20s"
 
@@ -118,3 +120,20 @@ def test_a_queued_run_says_which_run_it_waits_for_by_the_queue_of_its_instance(t
         assert reason() == said
         same = a_run(instance, "acme.support")
         assert reason() == f"waits for run {same.run_id[:8]} of this variant to end"
+
+
+def test_a_run_whose_job_waits_in_a_cluster_says_why_until_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "tenants").mkdir()
+    line = "Ray's job dagster-run-1 waits: it starts once a node with 1 GPU is free"
+    with new_instance({}) as instance:
+        starting = a_run(instance, "acme.support", dg.DagsterRunStatus.STARTING)
+
+        def told() -> RunState:
+            return looked_at(instance, load_settings(tmp_path), [starting])[starting.run_id]
+
+        assert (told().state, told().words) == ("starting", "")
+        run = present(instance.get_run_by_id(starting.run_id))
+        said(run, instance, line, {REASON: "no GPU is free"})
+        assert (told().progress, told().words) == (line, line)
+        instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", run.job_name), run.run_id)
+        assert line not in told().words

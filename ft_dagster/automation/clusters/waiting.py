@@ -21,6 +21,7 @@ class Told(NamedTuple):
 
     value: str
     at: float
+    line: str
 
 
 class WaitingRun(NamedTuple):
@@ -90,7 +91,15 @@ def fail_for_good(run: dg.DagsterRun, instance: dg.DagsterInstance, error: UserE
 def newest(instance: dg.DagsterInstance, run: dg.DagsterRun, name: str) -> Told | None:
     """Return what the newest line of a run's log tells under a name."""
     for entry in reversed(instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)):
-        told = entry.dagster_event.engine_event_data.metadata if entry.dagster_event else {}
+        if entry.dagster_event is None:
+            continue
+        told = entry.dagster_event.engine_event_data.metadata
         if name in told:
-            return Told(str(told[name].value), entry.timestamp)
+            return Told(str(told[name].value), entry.timestamp, entry.dagster_event.message or "")
     return None
+
+
+def why_job_waits(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """Return what a run's log says last of why its job waits; "" where it says nothing."""
+    told = newest(instance, run, REASON)
+    return "" if told is None else told.line

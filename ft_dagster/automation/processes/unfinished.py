@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from ft_dagster.automation.clusters.waiting import why_job_waits
 from ft_dagster.automation.patience import START_SECONDS
 from ft_dagster.automation.run_launcher import process_of
 from ft_dagster.automation.tags import TENANT, VARIANT
@@ -94,7 +95,11 @@ def in_progress(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
 
 
 def waits_for(instance: dg.DagsterInstance, run: dg.DagsterRun, going: Sequence[dg.DagsterRun]) -> str:
-    """Say what a queued run waits for, by the limits of the instance's queue. `going`: see `in_progress`."""
+    """Say what a run waits for: a queued one by the limits of the instance's queue, one that is starting by
+    what its cluster says of its job. `going`: see `in_progress`.
+    """
+    if run.status in IN_PROGRESS:
+        return why_job_waits(instance, run) if run.status == dg.DagsterRunStatus.STARTING else ""
     queue = instance.get_concurrency_config().run_queue_config
     limits = {} if queue is None else _limits_of_tags(queue.tag_concurrency_limits)
     same = _beside(run, going, VARIANT)
