@@ -14,6 +14,12 @@ from ft_dagster.settings_part import Part
 TENANT = "{tenant}"  # in `tenant_resource`
 
 
+def is_called(name: str, kind: str | None) -> bool:
+    """Say whether a device's name has `kind` in it, or one of its parts between `|`; None: any name does."""
+    parts = [part.strip().casefold() for part in (kind or "").split("|") if part.strip()]
+    return kind is None or any(part in name.casefold() for part in parts)
+
+
 class Cluster(Part):
     """Says what each node has that trains, and where programs keep things there. All nodes are of one
     kind.

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ft_dagster.cluster import is_called
 from ft_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ class Inventory:
 
     def named(self, kind: str | None) -> tuple[Device, ...]:
         """The devices whose name has `kind` in it, or one of its parts between `|`; of CPU slots, all."""
-        if kind is None or self.kind == "cpu":
-            return self.devices
-        parts = [part.strip().casefold() for part in kind.split("|") if part.strip()]
-        return tuple(d for d in self.devices if any(part in d.name.casefold() for part in parts))
+        return tuple(d for d in self.devices if self.kind == "cpu" or is_called(d.name, kind))
 
 
 def find_devices(host: Host) -> Inventory:

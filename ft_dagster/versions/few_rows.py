@@ -34,7 +34,8 @@ def foreseen(workspace: Workspace, base: Path, looks: Sequence[SourceLook]) -> t
     data = sample(declared, workspace.project, tokenizer, roots, first=KEPT, most=READ, looks=looks)
     if data.more:
         return ()  # of so many rows neither steps nor test rows are few
-    spec, hardware = declared.spec, hardware_of(declared.spec, workspace.trains_on, workspace.project)
+    spec, devices = declared.spec, workspace.trains_on(declared.spec.resources)
+    hardware = hardware_of(spec, devices, workspace.project)
     parameters, stored, _ = measure_weights(base, weight_files(base))
     facts = facts_of(data.counts, parameters, stored, base, hardware, leak=None, cache=workspace.cache)
     few = _few_steps(spec, facts)

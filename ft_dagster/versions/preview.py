@@ -98,7 +98,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
     today = _AsDeclared(workspace.settings, workspace.key, looking=True)
     if named is None:
         refuse_lacking(workspace.settings, workspace.leases, declared.key, spec)
-    hardware = named or hardware_of(spec, workspace.trains_on, project)
+    hardware = named or hardware_of(spec, workspace.trains_on(spec.resources), project)
     judges = judges_among(named) if named else workspace.judges(spec)
     say("looks at what was made before")
     base, mixture = _recorded(today, declared)

@@ -78,7 +78,7 @@ class View(BuildContext):
 
     @property
     def trains_on(self) -> Inventory:
-        return self._workspace.trains_on
+        return self._workspace.trains_on(self._workspace.spec.resources)
 
     @property
     def judges(self) -> Judges | None:

@@ -218,7 +218,8 @@ def too_dear(
     limit = workspace.settings.policies().cost_limit(workspace.key.tenant)
     if limit is None:
         return None
-    devices = hardware or hardware_of(workspace.spec, workspace.trains_on, workspace.project)
+    spec = workspace.spec
+    devices = hardware or hardware_of(spec, workspace.trains_on(spec.resources), workspace.project)
     usd, tried = predicted.usd(devices.usd_per_hour), predicted.probe_usd(devices.usd_per_hour)
     return limit.refusal(usd, workspace.declared_in, probe_usd=tried)
 

@@ -26,8 +26,10 @@ from ft_dagster.program import TRAINING, ProgramResult
 from ft_dagster.roots import Roots
 from ft_dagster.schema_version import stored_as
 from ft_dagster.settings import Settings
+from ft_dagster.slurm_nodes import nodes_of
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
+from ft_dagster.spec.variant import ResourcesSpec
 from ft_dagster.stage_entries import BASE_MODEL, DECLARATION, TRAINING_PLAN
 from ft_dagster.store import (
     SHARED,
@@ -232,21 +234,19 @@ class Workspace:
     def leases(self) -> Leases:
         return of_host(self.settings.host)
 
-    @cached_property
-    def trains_on(self) -> Inventory:
-        """Return the devices that trainings and judgements are planned for: of this host, or of a node of
-        the cluster that runs go to.
+    def trains_on(self, resources: ResourcesSpec) -> Inventory:
+        """Return the devices that what declares `resources` is planned for: of this host, or of a node that
+        its run goes to. Raises UserError.
         """
-        if not self.settings.runs_in_cluster:
-            return self.leases.inventory
         from ft_dagster.launch.offer import inventory_of
 
-        return inventory_of(self.settings.cluster)
+        nodes = nodes_of(self.settings, resources)
+        return self.leases.inventory if nodes is None else inventory_of(nodes)
 
     @property
     def device(self) -> str:
         """Return torch's name for what models are judged on."""
-        return "cuda" if self.trains_on.kind == "gpu" else "cpu"
+        return "cuda" if self.trains_on(ResourcesSpec()).kind == "gpu" else "cpu"
 
     @property
     def dtype(self) -> Dtype:
@@ -273,8 +273,9 @@ class Workspace:
             return "the device is shared, and vLLM takes what is free of it"
         base, method = self.upstream(BASE_MODEL.name), self.upstream(TRAINING_PLAN.name).figures["method"]
         new_tokens = base.place.prefix != SHARED and bool(added_tokens(self.store, base))
-        devices = [d.memory_bytes for d in self.trains_on.devices if d.memory_bytes is not None]
-        room = without_room(base.figures["parameters"], self.dtype, min(devices, default=None))
+        devices = self.trains_on(self.spec.resources).devices
+        least = min((d.memory_bytes for d in devices if d.memory_bytes is not None), default=None)
+        room = without_room(base.figures["parameters"], self.dtype, least)
         return not_by_vllm(method, new_tokens=new_tokens) or room
 
     def make(self, stage: Stage[I]) -> Artifact:

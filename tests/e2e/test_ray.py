@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -266,3 +267,29 @@ def living_actors(address: str) -> list[str]:
     from ray.util.state import list_actors
 
     return [actor.class_name for actor in list_actors(address=address, filters=[("state", "=", "ALIVE")])]
+
+
+@pytest.mark.parametrize("moment", ["waits", "trains"])
+def test_a_head_that_dies_ends_the_step_in_a_sentence_and_it_can_be_tried_again(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    site = Site(tmp_path, tiny_model_folder)
+    with ray_cluster(nodes=1) as own:
+        monkeypatch.setenv("RAY_ADDRESS", own.head_address)
+        job = site.job("away", replace(ONE, count=1 if moment == "trains" else 2), training=LONGER)
+
+        def kill() -> None:
+            begun = site.trainers if moment == "trains" else lambda: "waits" in "".join(site.said)
+            wait_until(begun, PATIENCE)
+            own.kill_head()
+
+        killing = threading.Thread(target=kill)
+        killing.start()
+        began = time.monotonic()
+        with pytest.raises(ProgramFailed) as failure:
+            site.carry_out(job)
+        killing.join()
+        print("TOOK", time.monotonic() - began, site.said, failure.value)
+        assert failure.value.mendable
+        assert site.said[-1].startswith("Ray's head")
+        wait_until(lambda: not site.trainers(), PATIENCE)

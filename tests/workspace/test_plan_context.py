@@ -22,7 +22,7 @@ from tests.present import present
 
 def context(workspace: Workspace, of: Workspace) -> PlanContext:
     spec = of.spec
-    hardware = hardware_of(spec, of.trains_on, of.project)
+    hardware = hardware_of(spec, of.trains_on(spec.resources), of.project)
     return context_of(
         workspace.context, spec, of.upstream("base_model"), workspace.head("training_mixture"), hardware
     )
@@ -42,7 +42,7 @@ def test_a_plan_goes_by_nothing_of_other_tenants(chained: Workspace) -> None:
     theirs = Workspace(chained.settings, VariantKey("globex", "places"), chained.run)
     spec, base = theirs.declared().spec, chained.upstream("base_model")
     assert spec.base_model == chained.spec.base_model
-    hardware = hardware_of(spec, theirs.trains_on, theirs.project)
+    hardware = hardware_of(spec, theirs.trains_on(spec.resources), theirs.project)
     found = context_of(theirs.context, spec, base, theirs.head("training_mixture"), hardware)
     assert (found.variants, found.finished) == (1, ())
     own = context(chained, chained)

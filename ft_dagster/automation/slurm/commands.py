@@ -7,13 +7,12 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.launch.inventory import Device, Inventory
+from ft_dagster.slurm_nodes import CONFIG, CPUS, CPUS_PER_GPU, Gpus, gpu_type, refuse_several_nodes
 from ft_dagster.spec.variant import ResourcesSpec
 
-CONFIG = "run_launcher.config"  # of an instance's dagster.yaml
 PATIENCE = 30.0  # seconds for a command
 SILENT = re.compile(
     r"unable to contact|connect failure|timed out|connection refused|zero bytes were transmitted|standby"
@@ -70,9 +69,9 @@ class SlurmOptions:
     account: str | None = None
     qos: str | None = None
     time_limit: str | None = None
-    gpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    cpus_per_gpu: int = 4
-    cpus: int = 1
+    gpus: Gpus = field(default_factory=dict)
+    cpus_per_gpu: int = CPUS_PER_GPU
+    cpus: int = CPUS
     memory_gb: float | None = None
     grace_seconds: int = 60
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -133,31 +132,14 @@ def devices(options: SlurmOptions, resources: ResourcesSpec) -> list[str]:
     """Return what a declaration asks a job for: GPUs and their cores, or cores. Raises UserError where no
     node can have it.
     """
-    if resources.nodes > 1:
-        fix = "Ask for 1; several nodes take Ray (docs/deploy.md#ray)"
-        raise UserError(
-            "a job of Slurm is on one node", field="resources.nodes", value=resources.nodes, fix=fix
-        )
+    refuse_several_nodes(resources)
     if not options.gpus:
         return [f"--cpus-per-task={resources.cpu_slots or options.cpus}"]
-    kind = _gpu_type(options.gpus, resources.gpu_kind, resources.gpu_memory_gb)
-    count = resources.gpus
-    return [f"--gres=gpu:{kind}{count}", f"--cpus-per-task={options.cpus_per_gpu * count}"]
-
-
-def _gpu_type(kinds: Mapping[str, Mapping[str, Any]], kind: str | None, least_gb: float | None) -> str:
-    """Return Slurm's type of such GPUs, and a colon; "" where any do. Raises UserError where none is such."""
-    if kind is None and least_gb is None:
-        return ""
-    devices = tuple(Device(name, int(each["memory_gb"] * 1e9), each["name"]) for name, each in kinds.items())
-    named = Inventory("gpu", devices).named(kind)
-    fitting = [each for each in named if (each.memory_bytes or 0) >= (least_gb or 0) * 1e9]
-    if not fitting:
-        wanted = ("resources.gpu_memory_gb", least_gb) if named else ("resources.gpu_kind", kind)
-        there = ", ".join(f"{each.name} ({(each.memory_bytes or 0) / 1e9:g} GB)" for each in devices)
-        fix = f"There are: {there}; {CONFIG}.gpus in dagster.yaml lists them"
-        raise UserError("no GPU of the cluster is such", field=wanted[0], value=wanted[1], fix=fix)
-    return f"{fitting[0].id}:"
+    kind, count = gpu_type(options.gpus, resources), resources.gpus
+    return [
+        f"--gres=gpu:{kind}{':' if kind else ''}{count}",
+        f"--cpus-per-task={options.cpus_per_gpu * count}",
+    ]
 
 
 def submit(name: str, arguments: Sequence[str], script: str) -> str:
