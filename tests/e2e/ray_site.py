@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -103,6 +104,14 @@ class RaySite(RunSite):
         (run,) = self.runs_in_jobs()
         self.cluster.kill_node(self.cluster.node_of(run))
         self.cluster.add_node()
+
+    def stall_the_node_of_the_run(self, seconds: float) -> None:
+        """Its raylet answers nobody for so long, and then goes on."""
+        (run,) = self.runs_in_jobs()
+        raylet = psutil.Process(self.cluster.node_of(run).all_processes["raylet"][0].process.pid)
+        raylet.suspend()
+        time.sleep(seconds)
+        raylet.resume()
 
     def lose_the_node_that_trains(self) -> None:
         """All that Ray runs there is killed, and its disk is gone."""

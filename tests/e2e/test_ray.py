@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -285,11 +284,9 @@ def test_a_head_that_dies_ends_the_step_in_a_sentence_and_it_can_be_tried_again(
 
         killing = threading.Thread(target=kill)
         killing.start()
-        began = time.monotonic()
         with pytest.raises(ProgramFailed) as failure:
             site.carry_out(job)
         killing.join()
-        print("TOOK", time.monotonic() - began, site.said, failure.value)
         assert failure.value.mendable
-        assert site.said[-1].startswith("Ray's head")
+        assert "Ray where its head is gone" in site.said[-1]
         wait_until(lambda: not site.trainers(), PATIENCE)

@@ -27,6 +27,7 @@ from tests.s3_server import SECRET as S3_SECRET
 pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 STATUS = dg.DagsterRunStatus
+STALLS = 20.0  # seconds: Ray takes a node for lost that is silent for about a minute
 
 
 @pytest.fixture
@@ -73,6 +74,22 @@ def test_a_variant_is_cancelled_and_loses_two_nodes_and_is_released_as_the_model
     for secret in ("of the daemon alone", S3_SECRET):
         assert secret not in f"{environments}"
     assert PASSWORD not in entrypoints
+    assert site.digests_here("ray", "cluster") == digests_of(site.store)
+
+
+def test_a_node_that_stalls_for_a_while_goes_on_with_its_run(site: RaySite) -> None:
+    site.train_longer()
+    with site.daemon():
+        run = site.submit()
+        wait_until(lambda: site.trains_beyond(0), PATIENCE)
+        site.stall_the_node_of_the_run(STALLS)
+        assert site.status(run) == STATUS.STARTED
+        wait_until(lambda: ENDED.issuperset(site.statuses()), PATIENCE)
+        wait_until(lambda: not site.jobs(), PATIENCE)
+    assert [*site.runs()] == [run], [site.why(each) for each in site.runs()]
+    assert site.status(run) == STATUS.SUCCESS, site.why(run)
+    assert site.resumed_from() == []
+    assert len(history(site.store, PREFIX)) == 1
     assert site.digests_here("ray", "cluster") == digests_of(site.store)
 
 

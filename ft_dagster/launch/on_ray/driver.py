@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
 from ft_dagster.launch.launcher import RUN_FILE
 from ft_dagster.launch.local import StartedProgram, start_program
-from ft_dagster.launch.on_ray.launcher import OWN, PLACING, stop_seconds
+from ft_dagster.launch.on_ray.launcher import ENDS, OWN, PLACING, stop_seconds
 from ft_dagster.launch.on_ray.waiting import why
 from ft_dagster.program import write_json
 
@@ -67,8 +68,6 @@ class NodeActor:
 
     def meeting_point(self) -> str:
         """Return an address of this node at which the others can find it."""
-        import socket
-
         with socket.socket() as free:
             free.bind(("", 0))
             return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
@@ -122,11 +121,9 @@ class Nodes:
         if len(self._actors) > 1:
             meet = ray.get(self._actors[0].meeting_point.remote())
             folders = [_of_node(run_dir, index, meet) for index in range(len(self._actors))]
-        begun = [
-            actor.begin.remote(told["module"], folder, told["environment"])
-            for actor, folder in zip(self._actors, folders, strict=True)
-        ]
-        ray.get(begun)
+        module, environment = told["module"], told["environment"]
+        each = zip(self._actors, folders, strict=True)
+        ray.get([actor.begin.remote(module, folder, environment) for actor, folder in each])
 
     def ask(self, number: signal.Signals) -> None:
         for index, actor in enumerate(self._actors):
@@ -259,5 +256,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     code = main()
-    sys.stdout.flush()
+    print(f"{ENDS}{code}", flush=True)
     os._exit(code)

@@ -6,11 +6,11 @@ Run and nodes work in `cluster.shared_folder`, so that nothing is sent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from ft_dagster.cluster import TENANT, Cluster, RaySettings
+from ft_dagster.exit_codes import TRANSIENT
 from ft_dagster.launch.launcher import OFFLINE, Job, LocalLauncher, LocalRun, Say, credentials
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import Patience, StartedProgram, start_program, usual_patience
@@ -22,6 +22,7 @@ DRIVER = "ft_dagster.launch.on_ray.driver"
 PLACING = "placing.json"  # in a run folder: what the driver is told
 SAID = "said.txt"  # and what it printed
 OWN = "ft_dagster: "  # begins a line of its own, beside those of the program
+ENDS = f"{OWN}the program ended with "  # begins the last line of a driver that ends by itself
 LEAVING_SECONDS = 10.0  # from the end of a program to what is known of it
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -45,13 +46,16 @@ class PlacedProgram:
     program: StartedProgram
     printed: BinaryIO
     rest: bytes = b""
+    ended: bool = False
 
     def pass_on(self, say: Say) -> None:
         """Lines of the driver go into the step's log, all else to its output."""
         *whole, self.rest = (self.rest + self.printed.read()).split(b"\n")
         for line in whole:
             text = line.decode("utf-8", "replace")
-            if text.startswith(OWN):
+            if text.startswith(ENDS):
+                self.ended = True
+            elif text.startswith(OWN):
                 say(text.removeprefix(OWN))
             else:
                 print(text, flush=True)
@@ -79,17 +83,18 @@ class PlacedLauncher:
         if ask is None or not ask.placed:
             return self.here.start(job, say)
         own = {"GPU" if self.cluster.gpus else "CPU": float(ask.count)}
+        environment = {**credentials(job.profile), START: "off"}
+        threads = dict.fromkeys(THREADS, str(threads_of(self.cluster, ask)))
         told = {
             "module": job.module,
             "nodes": ask.nodes,
             "each": {**own, **beside_devices(self.ray, ask)},
-            "environment": self._environment(job, ask),
+            "environment": {**OFFLINE, **threads, **job.environment, **environment},
         }
         write_json(job.run_dir / PLACING, told)
         printed = job.run_dir / SAID
         printed.unlink(missing_ok=True)
         printed.touch()
-        environment = {**credentials(job.profile), START: "off"}
         patience = Patience(stop_seconds() + LEAVING_SECONDS)
         program = start_program(
             DRIVER, job.run_dir, environment=environment, patience=patience, output=printed
@@ -101,7 +106,10 @@ class PlacedLauncher:
             return self.here.report(started, say)
         code = started.program.wait(1.0)
         started.pass_on(say)
-        return code
+        if code is None or started.ended:
+            return code
+        say("what followed the program was ended, as by Ray where its head is gone for a minute")
+        return TRANSIENT
 
     def cancel(self, started: LocalRun | PlacedProgram) -> None:
         if isinstance(started, LocalRun):
@@ -117,8 +125,3 @@ class PlacedLauncher:
             return self.here.collect(job, started, exit_code)
         started.close()
         return job.read_result(exit_code)
-
-    def _environment(self, job: Job, ask: Ask) -> Mapping[str, str]:
-        """Return what the program has in its environment on each node, beside that of the run's job."""
-        threads = dict.fromkeys(THREADS, str(threads_of(self.cluster, ask)))
-        return {**OFFLINE, **threads, **job.environment, **credentials(job.profile), START: "off"}
