@@ -156,6 +156,16 @@ def test_what_sbatch_refuses_names_the_field(
     assert refused.value.fix
 
 
+def test_of_a_partition_that_takes_no_jobs_it_is_not_said_that_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)"
+    answering(tmp_path, monkeypatch, sbatch=f"echo '{said}' >&2; exit 1")
+    with pytest.raises(UserError, match="inactive or drained") as refused:
+        slurm.submit("ft-a", [], "")
+    assert refused.value.field == "run_launcher.config.partition"
+
+
 def test_a_controller_that_is_away_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"
     answering(tmp_path, monkeypatch, sbatch=f"echo '{said}' >&2; exit 1")
@@ -201,6 +211,7 @@ def test_a_host_without_slurms_commands_says_what_to_install(
         ("QOSMaxJobsPerUserLimit", "account or QOS"),
         ("AssocGrpGRES", "account or QOS"),
         ("PartitionTimeLimit", "time_limit"),
+        ("PartitionDown", "partition is down"),
         ("ReqNodeNotAvail, UnavailableNodes:n1", "sinfo -R"),
         ("SomethingNew", "scontrol show job 7"),
     ],

@@ -26,6 +26,11 @@ WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPEC
 LIVING = WAITING | {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 REFUSED = (  # what sbatch says, the field that it is about, the way out
     ("invalid account", "account", "Name one that `sacctmgr show associations user=$USER` shows"),
+    (
+        "partition not available",
+        "partition",
+        "It is inactive or drained: name another, or start the run again once it takes jobs",
+    ),
     ("partition", "partition", "Name one that `sinfo` shows"),
     ("qos", "qos", "Name one that `sacctmgr show associations user=$USER` shows"),
     ("time limit", "time_limit", "Ask for less than `sinfo -o %P,%l` shows"),
@@ -38,7 +43,8 @@ WAYS_OUT = (  # why Slurm says that a job waits, the way out
     (("Resources", "Priority", "None"), "It starts in its turn: `squeue --start -j {id}` says when"),
     (("QOS", "Assoc", "MaxJobs", "MaxCpu"), "A limit of its account or QOS is reached: name another"),
     (("PartitionTimeLimit",), f"{CONFIG}.time_limit is above the partition's: `sinfo -o %P,%l`"),
-    (("ReqNodeNotAvail", "PartitionDown", "PartitionInac", "Nodes"), "Nodes are away: `sinfo -R` says why"),
+    (("PartitionDown", "PartitionInac"), f"Its partition is down: {CONFIG}.partition may name another"),
+    (("ReqNodeNotAvail", "Nodes"), "Nodes are away: `sinfo -R` says why"),
     (("BadConstraints", "Partition", "Invalid"), "No node has that: cancel it, and ask for less"),
 )  # fmt: skip
 
