@@ -205,6 +205,7 @@ def _known_store(instance: dg.DagsterInstance, settings: Settings) -> str | None
     except UserError:  # damaged, or of a newer version: it says nothing of itself
         return None
     owner = owner_of(table)
+    keep_owner(table, settings, () if owner is None else owner.prefix)
     if owner is not None and owner.prefix:
         raise UserError(
             f"the table of a project under the prefix {'/'.join(owner.prefix)}: its runs are the host's",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from ft_dagster.errors import UserError
 from ft_dagster.fleet.due.due import EVEN_START, Decisions, FleetState, Pace, due
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import FleetRow
@@ -33,15 +34,25 @@ class Owner(NamedTuple):
     project: Path
     prefix: tuple[str, ...]
 
-    @property
-    def is_here(self) -> bool:
-        """Say whether that project is another of this host; else it is this one, seen from where it has
-        another path.
+    def is_another(self, settings: Settings) -> bool:
+        """Say whether it is another project of this host; else it is this one, by another path or seen from
+        where it has another.
         """
-        return (self.project / "tenants").is_dir()
+        return (self.project / "tenants").is_dir() and not self.project.samefile(settings.project)
 
 
 def keep_owner(table: FleetTable, settings: Settings, prefix: Sequence[str]) -> None:
+    """Note whose table it is. Raises UserError where it is another project's, whose variants would all count
+    as retired.
+    """
+    owner = owner_of(table)
+    if owner is not None and owner.is_another(settings):
+        raise UserError(
+            f"the fleet of this Dagster instance is that of {owner.project}",
+            field="DAGSTER_HOME",
+            value=str(settings.dagster_home),
+            fix="Give each project an instance of its own, or one of them a prefix (docs/embedding.md)",
+        )
     table.set_meta(OWNER, json.dumps([str(settings.project), list(prefix)]))
 
 
@@ -83,6 +94,6 @@ def table_beside(settings: Settings) -> FleetTable | None:
         if (home / FILE).is_file():
             table = FleetTable(sqlite_url(home))
             owner = owner_of(table)
-            if owner is None or owner.project == settings.project or not owner.is_here:
+            if owner is None or not owner.is_another(settings):
                 return table
     return None

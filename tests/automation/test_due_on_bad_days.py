@@ -426,3 +426,21 @@ def test_what_else_of_a_variants_store_is_damaged_holds_up_no_other(
     tick(project, instance, NOON - HOUR)
     assert "the store cannot be read" in present(row(project, instance, "acme.daily").state.broken)
     assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]
+
+
+def test_a_second_project_on_the_instance_of_another_is_refused_and_changes_nothing_there(
+    project: Path, instance: dg.DagsterInstance, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As two code locations on one Postgres, neither of which has a prefix."""
+    other, link = tmp_path_factory.mktemp("other"), tmp_path_factory.mktemp("links") / "project"
+    declare(project, "acme.support", "* * * * *")
+    declare(other, "globex.support", "* * * * *")
+    assert tick(project, instance, NOON) == []
+    for again in (lambda: tick(other, instance, NOON), lambda: rebuild_fleet(instance, load_settings(other))):
+        with pytest.raises(UserError, match=str(project)) as refused:
+            again()
+        assert "prefix" in refused.value.fix
+    assert instance.get_dynamic_partitions(PARTITIONS) == ["acme.support"]
+    assert not row(project, instance, "acme.support").state.retired
+    link.symlink_to(project)
+    assert [request.partition_key for request in tick(link, instance, NOON + DAY)] == ["acme.support"]
