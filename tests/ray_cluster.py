@@ -75,6 +75,16 @@ class RayCluster:
             if {started.process.pid for started in node.all_processes["raylet"]} & above
         )
 
+    def stall_node(self, node: Any, seconds: float) -> None:
+        """Its raylet answers nobody for so long, and then goes on."""
+        (started,) = node.all_processes["raylet"]
+        raylet = psutil.Process(started.process.pid)
+        raylet.suspend()
+        try:
+            time.sleep(seconds)
+        finally:
+            raylet.resume()
+
     def kill_node(self, node: Any) -> None:
         """SIGKILL to all that Ray runs for a node; what trains there loses its parent."""
         self._cluster.worker_nodes.remove(node)

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.long
 DEPLOY = Path(__file__).parents[2] / "deploy/ray"
 KEY = VariantKey("acme", "support")
 PATIENCE = 120.0
+STALLS = 20.0  # seconds: Ray takes a node for lost that is silent for about a minute
 STATUS = dg.DagsterRunStatus
 
 
@@ -220,6 +221,18 @@ def test_runs_that_ask_for_a_kind_of_gpu_get_one_each_and_the_next_one_waits_for
     (site.folder / "go").touch()
     until(lambda: site.status(last) == STATUS.SUCCESS)
     assert site.launcher.terminate(other)
+
+
+def test_a_node_that_stalls_for_a_while_goes_on_with_its_run(site: Site) -> None:
+    run = site.launch()
+    until(lambda: site.waits(run))
+    (process,) = site.processes(run)
+    site.cluster.stall_node(site.cluster.node_of(process), STALLS)
+    for _ in range(2):
+        assert site.monitored(run) == STATUS.STARTED
+    assert site.processes(run) == [process]
+    (site.folder / "go").touch()
+    until(lambda: site.status(run) == STATUS.SUCCESS)
 
 
 def test_a_run_whose_node_is_lost_is_found(site: Site) -> None:

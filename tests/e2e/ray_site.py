@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -108,10 +107,7 @@ class RaySite(RunSite):
     def stall_the_node_of_the_run(self, seconds: float) -> None:
         """Its raylet answers nobody for so long, and then goes on."""
         (run,) = self.runs_in_jobs()
-        raylet = psutil.Process(self.cluster.node_of(run).all_processes["raylet"][0].process.pid)
-        raylet.suspend()
-        time.sleep(seconds)
-        raylet.resume()
+        self.cluster.stall_node(self.cluster.node_of(run), seconds)
 
     def lose_the_node_that_trains(self) -> None:
         """All that Ray runs there is killed, and its disk is gone."""
