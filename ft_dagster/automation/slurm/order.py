@@ -15,6 +15,7 @@ from ft_dagster.fleet.device_hours import may_compute
 from ft_dagster.launch.launcher import credentials
 from ft_dagster.launch.processes import GRACE
 from ft_dagster.settings import PROJECT_VARIABLE, load_settings
+from ft_dagster.slurm_nodes import CONFIG as LAUNCHER_CONFIG
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.variant import ResourcesSpec
 
@@ -49,7 +50,7 @@ def order_of(
     options: slurm.SlurmOptions, instance: dg.DagsterInstance, run: dg.DagsterRun, project: str
 ) -> tuple[list[str], str]:
     """Return the arguments of `sbatch` and the script of a run's job. Raises UserError."""
-    refuse_secret_variables(options.environment, f"{slurm.CONFIG}.environment")
+    refuse_secret_variables(options.environment, f"{LAUNCHER_CONFIG}.environment")
     settings, variant = load_settings(project or None), run.tags.get(VARIANT, NOBODY)
     key = None if variant == NOBODY else VariantKey.parse(variant)
     declared = None if key is None else Declarations(settings.project).declared(key).spec.resources
