@@ -1,17 +1,25 @@
-"""Describes the machines of a cluster that runs, or their trainings, go to: what each has, and what Ray is
-asked for.
+"""Describes the machines of a cluster that runs, or their trainings, go to: what each has, and what Ray and
+Slurm are asked for.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import Field, field_validator, model_validator
 
+from ft_dagster.errors import UserError
 from ft_dagster.settings_part import Part
+from ft_dagster.spec.variant import ResourcesSpec
 
 TENANT = "{tenant}"  # in `tenant_resource`
+SLURM_LAUNCHER, SLURM_CONFIG = "SlurmRunLauncher", "run_launcher.config"  # of an instance's dagster.yaml
+CPUS_PER_GPU, CPUS = 4, 1  # of a job of Slurm, unless that says others
+Gpus = Mapping[str, Mapping[str, Any]]  # by Slurm's type: `name`, as the driver has it, and `memory_gb`
 
 
 def is_called(name: str, kind: str | None) -> bool:
@@ -112,3 +120,58 @@ class RaySettings(Part):
         if self.tenant_resource is not None and TENANT not in self.tenant_resource:
             raise ValueError(f"tenant_resource: has no {TENANT} in it")
         return self
+
+
+def slurm_launcher(home: Path) -> Mapping[str, Any] | None:
+    """Return what a Dagster home says of its launcher of jobs of Slurm; None where it has none, and in a job,
+    whose devices are its own.
+    """
+    file = home / "dagster.yaml"
+    text = file.read_text("utf-8") if "SLURM_JOB_ID" not in os.environ and file.is_file() else ""
+    if SLURM_LAUNCHER not in text:
+        return None
+    try:
+        launcher = yaml.safe_load(text)["run_launcher"]
+        return launcher.get("config") or {} if launcher["class"] == SLURM_LAUNCHER else None
+    except (yaml.YAMLError, TypeError, KeyError):  # which Dagster says
+        return None
+
+
+def slurm_node(config: Mapping[str, Any], resources: ResourcesSpec) -> Cluster:
+    """Return what a job of Slurm that declares `resources` asks for. Raises UserError for what none can
+    have.
+    """
+    refuse_several_nodes(resources)
+    gpus: Gpus = config.get("gpus") or {}
+    if not gpus:
+        return Cluster(
+            cpus=resources.cpu_slots or config.get("cpus", CPUS), memory_gb=config.get("memory_gb")
+        )
+    asked = gpu_type(gpus, resources)
+    gpu = gpus[asked] if asked else min(gpus.values(), key=lambda each: float(each["memory_gb"]))
+    cores = config.get("cpus_per_gpu", CPUS_PER_GPU) * resources.gpus
+    return Cluster(gpus=resources.gpus, gpu=gpu["name"], gpu_memory_gb=gpu["memory_gb"], cpus=cores)
+
+
+def refuse_several_nodes(resources: ResourcesSpec) -> None:
+    """Raises UserError for a declaration that no job of Slurm can be."""
+    if resources.nodes > 1:
+        fix = "Ask for 1; several nodes take Ray (docs/deploy.md#ray)"
+        raise UserError(
+            "a job of Slurm is on one node", field="resources.nodes", value=resources.nodes, fix=fix
+        )
+
+
+def gpu_type(gpus: Gpus, resources: ResourcesSpec) -> str:
+    """Return Slurm's type of the first GPUs that fit; "" where any do. Raises UserError where none fits."""
+    kind, least_gb = resources.gpu_kind, resources.gpu_memory_gb
+    if kind is None and least_gb is None:
+        return ""
+    named = {name: float(each["memory_gb"]) for name, each in gpus.items() if is_called(each["name"], kind)}
+    fitting = next((name for name, memory_gb in named.items() if memory_gb >= (least_gb or 0)), None)
+    if fitting is None:
+        wanted = ("resources.gpu_memory_gb", least_gb) if named else ("resources.gpu_kind", kind)
+        there = ", ".join(f"{each['name']} ({each['memory_gb']:g} GB)" for each in gpus.values())
+        fix = f"There are: {there}; {SLURM_CONFIG}.gpus in dagster.yaml lists them"
+        raise UserError("no GPU of the cluster is such", field=wanted[0], value=wanted[1], fix=fix)
+    return fitting

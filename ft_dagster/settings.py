@@ -26,7 +26,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from ft_dagster.cluster import Cluster, RaySettings
+from ft_dagster.cluster import Cluster, RaySettings, slurm_launcher, slurm_node
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
 from ft_dagster.fleet_settings import FleetSettings
@@ -39,6 +39,7 @@ from ft_dagster.spec.data import ASSET, ASSET_KEY
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
 from ft_dagster.spec.validation import mistakes_in
+from ft_dagster.spec.variant import ResourcesSpec
 from ft_dagster.spec.yaml_files import read_yaml
 from ft_dagster.store.blobs import Store
 
@@ -330,6 +331,15 @@ class Settings(BaseSettings):
     def runs_in_cluster(self) -> bool:
         """Say whether runs themselves go to the nodes that `cluster` describes, as pods or as jobs of Ray."""
         return self.kubernetes is not None or self.ray is not None
+
+    def nodes(self, resources: ResourcesSpec) -> Cluster | None:
+        """Return what describes the nodes that a run which declares `resources` goes to; None where it stays
+        on this host, and in a job of Slurm. Raises UserError for what no job of Slurm can have.
+        """
+        if self.runs_in_cluster:
+            return self.cluster
+        config = slurm_launcher(self.dagster_home)
+        return None if config is None else slurm_node(config, resources)
 
     @property
     def storage_price(self) -> float | None:

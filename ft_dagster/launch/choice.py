@@ -18,7 +18,6 @@ from ft_dagster.launch.offer import ask_of_cluster, refuse_resources
 from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.program import TRAINING
 from ft_dagster.settings import Settings
-from ft_dagster.slurm_nodes import nodes_of
 from ft_dagster.spec import VariantKey, VariantSpec
 
 
@@ -48,7 +47,7 @@ def ask_of(
         _refuse_outside_ray(key)
         ask = ask_of_cluster(settings.cluster, key, spec.resources, reason, run_id)
         return replace(ask, nodes=ask.nodes if program == TRAINING else 1, placed=True)
-    nodes = nodes_of(settings, spec.resources)
+    nodes = settings.nodes(spec.resources)
     if nodes is not None and nodes.gpus and leases.inventory.kind != "gpu":
         raise UserError(
             f"{program} of {key} needs a GPU, and there is none here",
@@ -64,7 +63,7 @@ def refuse_lacking(settings: Settings, leases: Leases, key: VariantKey, spec: Va
     """
     if settings.runs_in_cluster:
         refuse_run(settings, key, spec)
-    elif nodes_of(settings, spec.resources) is None:
+    elif settings.nodes(spec.resources) is None:
         leases.candidates(leases.ask_of(key, spec.resources))
 
 

@@ -16,7 +16,6 @@ from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.planning.judging import Judges
 from ft_dagster.program import TRAINING, ProgramResult
-from ft_dagster.slurm_nodes import nodes_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.store.checkpoint_mirror import forget, newest_in_store
 from ft_dagster.store.remote_errors import unreachable
@@ -141,7 +140,7 @@ def judges(workspace: Workspace, spec: VariantSpec) -> Judges | None:
     """Return the GPUs that may judge what `spec` declares: of this host, or of the node that a run goes to;
     None without any. Raises UserError.
     """
-    if nodes_of(workspace.settings, spec.resources) is not None:
+    if workspace.settings.nodes(spec.resources) is not None:
         devices = workspace.trains_on(spec.resources).devices[: spec.resources.gpus]
         return Judges(devices, len(devices), 1, workspace.dtype) if workspace.device == "cuda" else None
     ask = ask_of(

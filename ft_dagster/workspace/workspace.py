@@ -26,7 +26,6 @@ from ft_dagster.program import TRAINING, ProgramResult
 from ft_dagster.roots import Roots
 from ft_dagster.schema_version import stored_as
 from ft_dagster.settings import Settings
-from ft_dagster.slurm_nodes import nodes_of
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
 from ft_dagster.spec.variant import ResourcesSpec
@@ -240,7 +239,7 @@ class Workspace:
         """
         from ft_dagster.launch.offer import inventory_of
 
-        nodes = nodes_of(self.settings, resources)
+        nodes = self.settings.nodes(resources)
         return self.leases.inventory if nodes is None else inventory_of(nodes)
 
     @property

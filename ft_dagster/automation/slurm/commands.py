@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ft_dagster.cluster import CPUS, CPUS_PER_GPU, Gpus, gpu_type, refuse_several_nodes
+from ft_dagster.cluster import SLURM_CONFIG as CONFIG
 from ft_dagster.errors import UserError
-from ft_dagster.slurm_nodes import CONFIG, CPUS, CPUS_PER_GPU, Gpus, gpu_type, refuse_several_nodes
 from ft_dagster.spec.variant import ResourcesSpec
 
 PATIENCE = 30.0  # seconds for a command

@@ -10,12 +10,12 @@ import dagster as dg
 from ft_dagster.automation.clusters.command import command_of, environment_of
 from ft_dagster.automation.slurm import commands as slurm
 from ft_dagster.automation.tags import NOBODY, VARIANT
+from ft_dagster.cluster import SLURM_CONFIG
 from ft_dagster.cluster_refusals import refuse_secret_variables
 from ft_dagster.fleet.device_hours import may_compute
 from ft_dagster.launch.launcher import credentials
 from ft_dagster.launch.processes import GRACE
 from ft_dagster.settings import PROJECT_VARIABLE, load_settings
-from ft_dagster.slurm_nodes import CONFIG as LAUNCHER_CONFIG
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.variant import ResourcesSpec
 
@@ -50,7 +50,7 @@ def order_of(
     options: slurm.SlurmOptions, instance: dg.DagsterInstance, run: dg.DagsterRun, project: str
 ) -> tuple[list[str], str]:
     """Return the arguments of `sbatch` and the script of a run's job. Raises UserError."""
-    refuse_secret_variables(options.environment, f"{LAUNCHER_CONFIG}.environment")
+    refuse_secret_variables(options.environment, f"{SLURM_CONFIG}.environment")
     settings, variant = load_settings(project or None), run.tags.get(VARIANT, NOBODY)
     key = None if variant == NOBODY else VariantKey.parse(variant)
     declared = None if key is None else Declarations(settings.project).declared(key).spec.resources
