@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,8 +135,10 @@ def check_variant(
         with found.gathered(f"{at}.path"):
             read_of.append(look.rows(source, DeclaredAt(file, at, roots)))
     rows = [row for source in read_of for row in source.rows[:KEPT]]
-    if len(found.errors) == wrong and not declarations.errors(key) and all(each.whole for each in look.files):
-        _check_counts(declarations.declared(key), rows, read_of, sum(each.rows for each in look.files), found)
+    faults = list[str]()
+    if len(found.errors) == wrong and not declarations.errors(key):
+        in_all = sum(each.rows for each in look.files) if all(each.whole for each in look.files) else None
+        faults = _check_rows(declarations.declared(key), rows, read_of, in_all, found)
     own_files = tuple(look.files)
     if named.corpus is not None:
         look.files += _check_corpus(declarations, named.corpus, looks, found)
@@ -163,7 +165,7 @@ def check_variant(
         "losses": losses,
         **_looks_said(workspace, spec, own_files),
         "summary": "; ".join([_named(base.said, sources, len(tasks)), seen, *losses]),
-        "warnings": [*notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
+        "warnings": [*faults, *notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
     }
 
 
@@ -199,17 +201,23 @@ def _look_ahead(workspace: Workspace, spec: VariantSpec, files: Sequence[FileRea
     return look_ahead(workspace, spec, rows)
 
 
-def _check_counts(
-    declared: Declared, rows: list[Row], looks: Sequence[SourceLook], in_all: int, found: Mistakes
-) -> None:
-    """Find out whether there are rows enough, and few enough malformed ones, where all were counted."""
+def _check_rows(
+    declared: Declared, rows: list[Row], looks: Sequence[SourceLook], in_all: int | None, found: Mistakes
+) -> list[str]:
+    """Find out whether few enough rows are malformed, and where all were counted whether there are enough.
+    Return what is to be known of malformed ones that are no mistake yet. `in_all`: None: not all were counted.
+    """
+    faults = list[str]()
+    with found.gathered("data.max_malformed"):
+        faults = _check_malformed(declared, rows, in_all)
+    if in_all is None:
+        return faults
     different = _different(declared.spec, looks, in_all)
     with found.gathered("data.sources"):
         refuse_few(different, declared.spec.data.splits, file=declared.file, repeated=different < in_all)
-    with found.gathered("data.max_malformed"):
-        _refuse_malformed(declared, rows, in_all)
     with found.gathered("evaluation.reserve"):
         _refuse_small_sets(declared, in_all)
+    return faults
 
 
 def _different(spec: VariantSpec, looks: Sequence[SourceLook], in_all: int) -> int:
@@ -240,16 +248,21 @@ def _refuse_small_sets(declared: Declared, in_all: int) -> None:
         )
 
 
-def _refuse_malformed(declared: Declared, rows: list[Row], in_all: int) -> None:
-    """Raise UserError where a run is refused for the faults of these rows, however sound all others are."""
+def _check_malformed(declared: Declared, rows: list[Row], in_all: int | None) -> list[str]:
+    """Raise UserError where a run is refused for the faults of these rows, however sound all others are;
+    return a line of them where the number of all is not known.
+    """
     allowed, firsts, counts = declared.spec.data.max_malformed, dict[str, Row](), Counter[str]()
     for row in rows:
         if (fault := fault_of(row)) is not None:
             counts[fault] += 1
             firsts.setdefault(fault, row)
-    if counts.total() > allowed * in_all:
-        looked_at = f"the {counted(len(rows), 'row')} that were looked at"
-        raise malformed(firsts, counts, looked_at, allowed, declared.file)
+    looked_at = f"the {counted(len(rows), 'row')} that were looked at"
+    error = malformed(firsts, counts, looked_at, allowed, declared.file)
+    if counts.total() > (allowed * in_all if in_all is not None else 0 if not allowed else inf):
+        raise error
+    more = f"a run is refused where more than {allowed:.1%} of all rows are"
+    return [f"{error.problem}; {more}"] if counts and in_all is None else []
 
 
 def _with_number(settings: Settings, key: VariantKey, error: UserError) -> UserError:

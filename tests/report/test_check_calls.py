@@ -10,7 +10,7 @@ import pytest
 from ft_dagster.errors import UserError, all_of
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.versions.check import check_variant
+from ft_dagster.versions.check import Looks, check_variant
 from tests.chat_templates import CALLS_BY_TAG
 
 KEY = VariantKey("acme", "support")
@@ -99,6 +99,21 @@ def test_rows_for_which_a_run_is_refused_are_named_by_check(project: Path) -> No
     file = project / "tenants/acme/support.yaml"
     file.write_text(TEXT.replace("splits:", "max_malformed: 0.1, splits:"))
     assert told(project) == []
+
+
+def test_malformed_rows_are_named_where_not_all_rows_were_counted(project: Path) -> None:
+    rows = [row(number, calls=number % 2 == 0) for number in range(12)]
+    rows[4]["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"n": "four"}
+    (project / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = "1 of the 10 rows that were looked at are malformed: 1: arguments against the tool's schema"
+    with pytest.raises(UserError) as caught:
+        check_variant(load_settings(project), KEY, looks=Looks(most=10))
+    (error,) = all_of(caught.value)
+    assert (error.field, error.problem) == ("data.max_malformed", f"{said} (first rows.jsonl:5)")
+    file = project / "tenants/acme/support.yaml"
+    file.write_text(TEXT.replace("splits:", "max_malformed: 0.05, splits:"))
+    (line, *_) = check_variant(load_settings(project), KEY, looks=Looks(most=10))["warnings"]
+    assert line == f"{said} (first rows.jsonl:5); a run is refused where more than 5.0% of all rows are"
 
 
 def test_an_order_of_calls_is_of_calls_alone(project: Path) -> None:

@@ -116,8 +116,12 @@ def _losses(run: Row) -> str:
     first, best = (_figure(run, f"validation_loss_{which}") for which in ("first", "best"))
     if best is not None:
         sizes = [int(size) for size in _figure(run, "validation_loss_on") or () if size.isdigit()]
-        return f"{first:.3f} → {best:.3f}" + (f" (of {max(sizes)})" if sizes else "")
-    return f"{run['curve'][-1]:.3f} when stopped" if run["status"] == "stopped early" else ABSENT
+        begun = ABSENT if first is None else f"{first:.3f}"
+        return f"{begun} → {best:.3f}" + (f" (of {max(sizes)})" if sizes else "")
+    losses = run["curve"]
+    if run["status"] == "stopped early" and losses and losses[-1] is not None:
+        return f"{losses[-1]:.3f} when stopped"
+    return "not finite" if losses and losses[-1] is None else ABSENT
 
 
 def _times(runs: Sequence[Row]) -> list[float | None]:

@@ -1,8 +1,10 @@
 """Tables of experiments, as text."""
 
 import io
+from collections.abc import Mapping
 from typing import Any, get_args
 
+import pytest
 from rich.console import Console, RenderableType
 
 from ft_dagster.lineage.verdict import RuleName
@@ -58,6 +60,21 @@ def test_a_sweep_numbers_the_finished_runs_and_says_what_became_of_the_others() 
     (second,) = [line for line in shown.splitlines() if "rank=64" in line]
     assert "stopped early" in second
     assert "2.750 when stopped" in second
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"status": "stopped early", "figures": {}, "curve": [2.75, None]}, "not finite"),
+        ({"status": "stopped early", "figures": {}, "curve": []}, "-"),
+        ({"figures": {**FIGURES, "validation_loss_first": None}}, "- → 1.250"),
+        ({"figures": {**FIGURES, "validation_loss_best": None}, "curve": [None]}, "not finite"),
+    ],
+)
+def test_a_loss_that_was_not_finite_or_not_measured_is_told_as_that(changed: Mapping[str, Any], said: str) -> None:
+    shown = text(sweep_table([run("rank=8", **changed)], "task"))
+    [line] = [line for line in shown.splitlines() if "rank=8" in line]
+    assert f" {said} " in line
 
 
 def test_every_rule_of_a_verdict_has_its_words() -> None:
