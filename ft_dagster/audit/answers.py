@@ -142,7 +142,9 @@ class SearchAnswer:
 class RecordAnswer:
     """Says where a record is. Nothing `found`, see `seen`. `transformed`: in which sources it may be known as
     another: not of an identity, nor where it was found. `no_row`: why JSON was looked for as a text alone.
-    `search`: in which texts it stands inside; None: nobody looked.
+    `search`: in which texts it stands inside; None: nobody looked. `columns`: of a line of cells what they
+    are, by each way that it was found, or else looked for. `unsure`: why what was not found may be there,
+    read in a further way.
     """
 
     identities: tuple[str, ...]
@@ -153,13 +155,16 @@ class RecordAnswer:
     transformed: tuple[Transformed, ...] = ()
     no_row: str = ""
     search: SearchAnswer | None = None
+    columns: tuple[tuple[str, ...], ...] = ()
+    unsure: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool | None:
-        """Say whether a record equals it. None: not found, and not all could be read, or rows were
-        transformed before they were known.
+        """Say whether a record equals it. None: not found, and not all could be read, rows were transformed
+        before they were known, or it may be read in a further way.
         """
-        return True if self.found else (None if self.checked.unread or self.transformed else False)
+        unsure = self.checked.unread or self.transformed or self.unsure
+        return True if self.found else None if unsure else False
 
     @property
     def seen(self) -> bool | None:

@@ -18,7 +18,8 @@ from ft_dagster.audit.index.artifact_records import StoredFiles, said_by
 from ft_dagster.audit.index.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index.index import Count, Index, Indexed, tenant_of
 from ft_dagster.audit.index.index_file import is_damage, remove_index
-from ft_dagster.audit.sought_record import TRANSFORM, reading_of
+from ft_dagster.audit.sought_lines import COLUMNS, readings_of_columns
+from ft_dagster.audit.sought_record import TRANSFORM, readings_of
 from ft_dagster.data.rows.dataset_io import ORIGINS
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
@@ -155,7 +156,7 @@ class Audit:
         """Return how sources read their rows, each way once: those of all data sets and corpora, or of what a
         model and the ones that it starts from were trained on.
         """
-        found = dict.fromkeys(reading_of(source) for _, source in self._sources(model))
+        found = dict.fromkeys(one for _, source in self._sources(model) for one in readings_of(source))
         return [json.loads(each) for each in found]
 
     @cached_property
@@ -305,18 +306,17 @@ def declared_sources(dataset: Artifact) -> list[dict[str, object]]:
 
 
 def read_sources(holder: Artifact) -> list[dict[str, object]]:
-    """Return the sources of a data set or corpus, with the format that their rows were read in; none of what
-    a base wrote.
+    """Return the sources of a data set or corpus, with the format that their rows were read in, and the
+    columns of their tables; none of what a base wrote.
     """
+    said, noted = holder.figures.get("formats"), holder.figures.get(COLUMNS)
+    formats = said if isinstance(said, dict) else {}
+    declared = declared_sources(holder)
     if holder.place.stage != TASK_DATASET.name:
         declared = holder.spec.get("corpus", {}).get("sources", [])
-        return [{**source, "format": "text"} for source in declared]
-    said = holder.figures.get("formats")
-    formats = said if isinstance(said, dict) else {}
-    return [
-        {**source, "format": formats.get(source["path"], source.get("format"))}
-        for source in declared_sources(holder)
-    ]
+        formats = {source["path"]: "text" for source in declared}
+    read = [{**one, "format": formats.get(one["path"], one.get("format"))} for one in declared]
+    return [{**one, COLUMNS: readings_of_columns(one, noted)} for one in read]
 
 
 def rows_stand(audit: Audit, indexed: Indexed) -> bool:

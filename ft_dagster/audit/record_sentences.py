@@ -17,7 +17,15 @@ def sought(answer: RecordAnswer) -> str:
     found = counted(len(answer.found), "artifact")
     inside = "others were not searched for it" if answer.search is None else _inside(answer.search, "other ")
     learned_from = f"{counted(len(learned), 'model')} learned from it"
-    return "; ".join(filter(None, (f"in {found}", learned_from, inside, *_unsure(answer))))
+    return "; ".join(
+        filter(None, (f"in {found}{_by_columns(answer)}", learned_from, inside, *_unsure(answer)))
+    )
+
+
+def _by_columns(answer: RecordAnswer) -> str:
+    """Say as what a line of cells was found; empty of any other."""
+    read = " or ".join(", ".join(name or "-" for name in columns) for columns in answer.columns)
+    return f", read as a line of {read}" if read else ""
 
 
 def _inside(search: SearchAnswer, other: str = "") -> str:
@@ -54,6 +62,13 @@ def _not_found(answer: RecordAnswer) -> str:
         searched = f", searched through {size(search.size)} of text"
     questions = f"the questions of {counted(held.evaluations, 'evaluation')}, " if held.evaluations else ""
     as_text = f", as a text alone (it is no row: {answer.no_row})," if answer.no_row else ""
+    if answer.columns:
+        ways = (
+            f"{len(answer.columns)} orders of columns"
+            if len(answer.columns) > 1
+            else ", ".join(answer.columns[0])
+        )
+        as_text = f", as a text and as a line of {len(answer.columns[0])} cells (read by {ways}),"
     return (
         f"{said}: compared{as_text} with {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
         f"corpora and mixtures, {questions}and {counted(held.models, 'model')}{searched}; {answer.note}"
@@ -67,5 +82,6 @@ def _unsure(answer: RecordAnswer) -> Iterator[str]:
     alike = sum(one.alike for one in answer.found)
     if alike:
         yield f"{alike} of these by identity 1, so perhaps another: it does not tell {ALIKE}"
+    yield from answer.unsure
     if answer.transformed:
         yield f"the rows of {counted(len(answer.transformed), 'source')} were transformed"

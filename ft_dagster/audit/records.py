@@ -24,6 +24,7 @@ from ft_dagster.audit.index.artifact_records import ASKED, HAVE_RECORDS, STATES,
 from ft_dagster.audit.index.index import Hit, Indexed, tenant_of
 from ft_dagster.audit.index.judged import BY_CONTENT, judged_questions, name_of
 from ft_dagster.audit.parts import parts_of
+from ft_dagster.audit.sought_lines import COLUMNS
 from ft_dagster.audit.sought_record import SoughtRecord
 from ft_dagster.data.files.parquet import row_of
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
@@ -113,6 +114,8 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
     found += [one for holder in holders for one in _left_out(audit, holder, found, holders)]
     models += [described(audit, weights, JUDGED, 0) for weights in judged.values()]
     identities = tuple(identity.hex() for identity in asked.identities)
+    by = [one for one in asked.identities if any(place.identity == one.hex() for place in found)]
+    ways = dict.fromkeys(tuple(asked.reading(one).get(COLUMNS, ())) for one in by or asked.identities)
     return RecordAnswer(
         identities,
         tuple(found),
@@ -120,6 +123,8 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
         checked(audit),
         transformed=_otherwise(audit, found) if asked.words else (),
         no_row=asked.no_row,
+        columns=tuple(filter(None, ways)),
+        unsure=() if found else asked.unsure,
     )
 
 

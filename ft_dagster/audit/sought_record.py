@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pydantic import ValidationError
 
 from ft_dagster.audit.index.judged import name_of, name_of_words
+from ft_dagster.audit.sought_lines import COLUMNS, Reading, TableText, read_json, read_table
 from ft_dagster.data.rows.content import EXACT, normal_text, words_of
 from ft_dagster.data.rows.rows import Row, normalize_text, rename
+from ft_dagster.data.rows.sources import read_raw
 from ft_dagster.data.sources.formats import detect_format
-from ft_dagster.data.sources.readers import RawRow
+from ft_dagster.data.sources.locations import file_type
+from ft_dagster.data.sources.readers import DELIMITERS, RawRow
 from ft_dagster.errors import UserError
 from ft_dagster.files import special_kind
 from ft_dagster.spec.data import SourceSpec
-from ft_dagster.strict_json import loads
 
 MOST_BYTES = 16_000_000  # of a file that is asked for
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"\S+\.(jsonl?|csv|tsv|txt)")  # as nobody writes a text
-PLAIN: Mapping[str, Any] = {}
+STDIN = "-"
+TEXT_FILES = ("jsonl", "json", *DELIMITERS)  # a record of these is read as a text
+PLAIN: Reading = {}
 READ_BY = ("format", "fields", "system")  # what of a declared source says how a row of it is read
 TRANSFORM = "transform"  # of a declared source: its function, which no way of reading stands for
-WHOLE: Mapping[str, Any] = {"as": "text"}  # a row as JSON, read as a document that is this very text
+WHOLE: Reading = {"as": "text"}  # a row as JSON, read as a document that is this very text
 
 
 @dataclass(frozen=True)
@@ -40,18 +46,21 @@ class SoughtRecord:
     not there. `words`: in normal form, as each way reads them; empty for an identity. `questions`: the names
     by which a question is found that is the record, or a text of it. `no_row`: why JSON is no row to any
     source; empty of all else. `rows`: what it is by each reading, a text alone among them; none of an
-    identity, nor of a stored row. `bare`: it was given by its identity alone.
+    identity, nor of a stored row; `texts`: of these, those that stand in what contains it. `bare`: it was
+    given by its identity alone. `unsure`: why it may be a record in a further way.
     """
 
     identities: tuple[bytes, ...]
     said: str
-    readings: Mapping[bytes, Mapping[str, Any]] = field(default_factory=dict)
+    readings: Mapping[bytes, Reading] = field(default_factory=dict)
     words: tuple[tuple[str, ...], ...] = ()
     questions: tuple[bytes, ...] = ()
     no_row: str = ""
     rows: tuple[Row, ...] = ()
+    texts: tuple[tuple[str, ...], ...] = ()
     alike: Mapping[bytes, bytes] = field(default_factory=dict)
     bare: bool = False
+    unsure: tuple[str, ...] = ()
 
     @property
     def exactly(self) -> SoughtRecord:
@@ -66,7 +75,7 @@ class SoughtRecord:
         left = tuple(one for one in self.identities if one not in others)
         return replace(self, identities=left, alike={})
 
-    def reading(self, identity: bytes) -> Mapping[str, Any]:
+    def reading(self, identity: bytes) -> Reading:
         return self.readings.get(identity, PLAIN)
 
 
@@ -83,18 +92,20 @@ class StoredRow(NamedTuple):
         return cls(row.identities, _names_of(row))
 
 
-def parse_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -> SoughtRecord:
-    """Return the record that TEXT, FILE or DIGEST names. `readings`: how declared sources read a row (format,
-    fields, system), for one that is given as JSON. Raises UserError for a file that holds no one record.
+def parse_record(given: str, readings: Iterable[Reading] = (PLAIN,)) -> SoughtRecord:
+    """Return the record that TEXT, FILE, DIGEST or `-` (standard input) names. `readings`: how declared
+    sources read a row (format, fields, system), for one that is given as JSON, and a line of their tables
+    (columns). Raises UserError for a file that holds no one record.
     """
-    if not given.strip():
-        raise UserError("no record is given", fix="Give a text, a row as JSON, a file or an identity")
+    readings = tuple(readings)
     if _DIGEST.fullmatch(given):
         identity = bytes.fromhex(given)
         return SoughtRecord((identity,), f"identity {given[:12]}", questions=(name_of(identity),), bare=True)
+    if given == STDIN:
+        return _of_text(_decoded(sys.stdin.buffer, "standard input"), "a text", readings)
     file = Path(given)
-    if len(given) < 4096 and "\0" not in given and _is_there(file):
-        return _of_text(_text_of(file), f"file {file}", readings)
+    if given.strip() and len(given) < 4096 and "\0" not in given and _is_there(file):
+        return _of_file(file, f"file {file}", readings)
     if _FILE_NAME.fullmatch(given):
         fix = """Name one that is there, or give a text of that form as a row: '{"text": "..."}'"""
         raise UserError("no such file", value=given, fix=fix)
@@ -108,45 +119,99 @@ def _is_there(file: Path) -> bool:
         return False
 
 
-def _text_of(file: Path) -> str:
+def _of_file(file: Path, said: str, readings: Sequence[Reading]) -> SoughtRecord:
     if special_kind(file) or not file.is_file():
         raise UserError("not a regular file", file=file, fix="Name a file of one record, or give its text")
-    if file.stat().st_size > MOST_BYTES:
+    kind = file_type(str(file))
+    if kind is not None and (kind not in TEXT_FILES or file.suffix == ".gz"):
+        rows = list(islice(read_raw(SourceSpec(path=str(file.absolute())), file.parent), 2))
+        if len(rows) > 1:
+            raise _several("more than one row", file)
+        return _as_row(rows[0].fields, f"{said}, a row", readings)
+    with file.open("rb") as content:
+        text = _decoded(content, file)
+    lines = [line for line in text.splitlines() if line.strip()]
+    if kind == "jsonl" and len(lines) != 1:
+        raise _several(f"{len(lines)} rows", file)
+    return _of_text(text, said, readings, file, kind if kind in DELIMITERS else None)
+
+
+def _several(how_many: str, file: object) -> UserError:
+    fix = "Keep one, in a table below the line that names its columns"
+    return UserError(f"{how_many}, where one record is asked for", file=file, fix=fix)
+
+
+def _decoded(opened: IO[bytes], file: object) -> str:
+    content = opened.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
         fix = f"Give one record, of at most {MOST_BYTES / 1e6:.0f} MB"
         raise UserError("too large to be one record", file=file, fix=fix)
     try:
-        text = file.read_bytes().decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         fix = "Save the record as UTF-8, or give its identity (64 hexadecimal digits)"
         raise UserError("not UTF-8 text, so no record", file=file, fix=fix) from None
-    lines = [line for line in text.splitlines() if line.strip()]
-    if file.suffix == ".jsonl" and len(lines) != 1:
-        raise UserError(f"{len(lines)} rows, where one record is asked for", file=file, fix="Keep one line")
-    return text
 
 
-def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> SoughtRecord:
-    fields = _row(text)
-    if fields is None:
-        return _as_text(text, said, PLAIN)
-    row = _as_row(fields, f"{said}, a row", readings)
-    try:
-        whole = _as_text(text, said, WHOLE)
-    except UserError:
-        if row.no_row:
-            raise
-        return row
-    return replace(whole, no_row=row.no_row) if row.no_row else _both(row, whole)
+def _of_text(
+    text: str, said: str, readings: Sequence[Reading], file: Path | None = None, table: str | None = None
+) -> SoughtRecord:
+    """Return the record that a text is: a row as JSON, a row of a table, and the text itself. `table`: which
+    kind its file is, where that is one.
+    """
+    text = text.removeprefix("\ufeff")
+    if not text.strip():
+        raise UserError("no record is given", fix="Give a text, a row as JSON, a file or an identity")
+    given = read_json(text)
+    if given.row is not None:
+        row = _as_row(given.row, f"{said}, a row", readings)
+        if row.no_row and given.as_cells is not None and any(COLUMNS in one for one in readings):
+            cells = _as_row(given.as_cells, f"{said}, a row", readings)
+            row = row if cells.no_row else cells
+        try:
+            whole = _as_text(text, said, WHOLE)
+        except UserError:
+            if row.no_row:
+                raise
+            return row
+        return replace(whole, no_row=row.no_row) if row.no_row else _both(row, whole)
+    found = replace(_as_text(text, said, PLAIN), unsure=given.unsure)
+    if given.text:
+        found = _both(_as_text(given.text, said, PLAIN), found)
+    for one in read_table(text, readings, table):
+        found = _both(_as_line(one, said, readings, file if table else None), found)
+    return found
 
 
-def _as_text(text: str, said: str, reading: Mapping[str, Any]) -> SoughtRecord:
+def _as_line(one: TableText, said: str, readings: Sequence[Reading], file: Path | None) -> SoughtRecord:
+    """Return the record that a text is as a row of a table; without identities where it is none."""
+    row = _as_row(one.named, said, readings) if one.named is not None else SoughtRecord((), said)
+    if one.lines > 1:
+        if row.identities and one.lines == 2:
+            return row
+        if row.identities or file is not None:
+            raise _several(f"{one.lines - bool(row.identities):,} rows", file)
+        return SoughtRecord((), said, unsure=one.unsure)
+    known, tried = (
+        _as_rows(((*each, False) for each in rows), one.cells, said) for rows in (one.rows, one.orders)
+    )
+    if tried.identities:  # each has its texts from the same cells
+        filled = tuple(cell for cell in one.cells if cell.strip())
+        words = tuple(words_of(normal_text("\n".join(filled))))
+        tried = replace(tried, words=(words,), texts=(filled,))
+    return replace(_both(known, tried), no_row="", unsure=one.unsure)
+
+
+def _as_text(text: str, said: str, reading: Reading) -> SoughtRecord:
     """Raises UserError for what is not valid Unicode."""
     _refuse_surrogates(text)
     row = Row("text", "", text=text)
     told = tuple(row.words)
     names = (name_of(row.likeness), name_of_words(told))
     readings = dict.fromkeys(row.identities, reading)
-    return SoughtRecord(row.identities, said, readings, (told,), names, rows=(row,), alike=_alike(row))
+    return SoughtRecord(
+        row.identities, said, readings, (told,), names, "", (row,), _texts_of([row]), _alike(row)
+    )
 
 
 def sought_row(known: StoredRow, said: str) -> SoughtRecord:
@@ -160,17 +225,28 @@ def _alike(row: Row) -> dict[bytes, bytes]:
     return dict.fromkeys(row.identities[1:], row.identity)
 
 
-def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str, Any]]) -> SoughtRecord:
+def _as_row(fields: Mapping[str, object], said: str, readings: Iterable[Reading]) -> SoughtRecord:
     """Read the record as a row; without identities, and with `no_row`, where no way of reading makes a row of
     it.
     """
-    found: dict[bytes, Mapping[str, Any]] = {}
+    plain = [reading for reading in (PLAIN, *readings) if COLUMNS not in reading]
+    ways = ((fields, reading, columnar) for reading, columnar in product(plain, (False, True)))
+    return _as_rows(ways, fields, said)
+
+
+def _as_rows(
+    ways: Iterable[tuple[Mapping[str, object], Reading, bool]], tree: Any, said: str
+) -> SoughtRecord:
+    """Read the record as a row in several ways, each (fields, reading, whether a file of columns has it).
+    `tree`: all that it says.
+    """
+    found: dict[bytes, Reading] = {}
     words: dict[tuple[str, ...], None] = {}
     rows: list[Row] = []
     wrong: list[UserError] = []
-    for reading, columnar in product((PLAIN, *readings), (False, True)):
+    for fields, reading, columnar in ways:
         try:
-            row = _read(fields, reading, columnar=columnar)
+            row = _read(dict(fields), reading, columnar=columnar)
             if columnar and row.identity in found:
                 continue
             found |= {one: reading for one in row.identities if one not in found}
@@ -179,12 +255,16 @@ def _as_row(fields: dict[str, object], said: str, readings: Iterable[Mapping[str
         except UserError as error:
             wrong.append(error)
     names = [name for row in rows for name in _names_of(row)]
-    asked = dict.fromkeys([*names, *map(name_of_words, _texts_in(fields))])
-    no_row = "" if found else wrong[0].problem
+    asked = dict.fromkeys([*names, *map(name_of_words, _texts_in(tree))])
+    no_row = wrong[0].problem if wrong and not found else ""
     alike = {one: other for row in rows for one, other in _alike(row).items()}
     return SoughtRecord(
-        tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(rows), alike=alike
+        tuple(found), said, found, tuple(words), tuple(asked), no_row, tuple(rows), _texts_of(rows), alike
     )
+
+
+def _texts_of(rows: Iterable[Row]) -> tuple[tuple[str, ...], ...]:
+    return tuple(dict.fromkeys(tuple(text for _, text in row.parts) for row in rows))
 
 
 def _names_of(row: Row) -> tuple[bytes, ...]:
@@ -195,15 +275,21 @@ def _names_of(row: Row) -> tuple[bytes, ...]:
 
 
 def _both(row: SoughtRecord, whole: SoughtRecord) -> SoughtRecord:
-    """Join the two readings of a row that may be a document too."""
+    """Join the two readings of a record, each text and identity once."""
+
+    def joined(*both: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(dict.fromkeys(itertools.chain(*both)))
+
     return replace(
         row,
-        identities=(*row.identities, *whole.identities),
-        readings={**row.readings, **whole.readings},
-        words=(*row.words, *whole.words),
-        questions=tuple(dict.fromkeys((*row.questions, *whole.questions))),
+        identities=joined(row.identities, whole.identities),
+        readings={**whole.readings, **row.readings},
+        words=joined(row.words, whole.words),
+        questions=joined(row.questions, whole.questions),
         rows=(*row.rows, *whole.rows),
+        texts=joined(row.texts, whole.texts),
         alike={**row.alike, **whole.alike},
+        unsure=joined(row.unsure, whole.unsure),
     )
 
 
@@ -211,28 +297,18 @@ def _texts_in(tree: Any) -> Iterator[list[str]]:
     """Yield the words of each text of a row, however deep."""
     if isinstance(tree, str):
         yield words_of(normal_text(tree))
-    for below in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+    for below in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ():
         yield from _texts_in(below)
 
 
-def _row(text: str) -> dict[str, object] | None:
-    """Return the fields of a text that is a JSON object; None of any other."""
-    if not text.lstrip().startswith("{"):
-        return None
-    try:
-        content = loads(text)
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _read(fields: dict[str, object], reading: Mapping[str, Any], *, columnar: bool) -> Row:
+def _read(fields: dict[str, object], reading: Reading, *, columnar: bool) -> Row:
     """Read a row as every version read it: a store may hold rows of which fields were left out, which are
     refused by now. `columnar`: as a file of columns has it.
     """
     raw = RawRow(fields, "the row", 1, columnar)
+    declared = {name: said for name, said in reading.items() if name != COLUMNS}
     try:
-        source = SourceSpec(path="the row", **reading)
+        source = SourceSpec(path="the row", **declared)
     except ValidationError:
         raise UserError("a source that is read otherwise today", fix="Give the row's identity") from None
     named, format = rename(raw, source.fields, "row"), str(source.format)
@@ -249,7 +325,11 @@ def _refuse_surrogates(text: str) -> None:
         raise UserError("not valid Unicode, so no record", fix=fix) from None
 
 
-def reading_of(source: Mapping[str, Any]) -> str:
-    """Return how a declared source reads its rows, as JSON: what of it shapes their content."""
+def readings_of(source: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how a declared source reads its rows, as JSON: what of it shapes their content; then how it reads
+    a line of each of its tables.
+    """
     kept = {name: source[name] for name in READ_BY if source.get(name)}
-    return json.dumps(kept, sort_keys=True)
+    yield json.dumps(kept, sort_keys=True)
+    for columns in source.get(COLUMNS, ()):
+        yield json.dumps({**kept, COLUMNS: columns}, sort_keys=True)

@@ -205,7 +205,8 @@ def _check_rows(
     declared: Declared, rows: list[Row], looks: Sequence[SourceLook], in_all: int | None, found: Mistakes
 ) -> list[str]:
     """Find out whether few enough rows are malformed, and where all were counted whether there are enough.
-    Return what is to be known of malformed ones that are no mistake yet. `in_all`: None: not all were counted.
+    Return what is to be known of malformed ones that are no mistake yet. `in_all`: None where not all were
+    counted.
     """
     faults = list[str]()
     with found.gathered("data.max_malformed"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ft_dagster.audit.proofs.proof_form import ABSENCE, PRESENCE, all_shown, read_proof
 from ft_dagster.audit.records import ALIKE
+from ft_dagster.audit.sought_lines import COLUMNS, is_columns
 from ft_dagster.audit.sought_record import PLAIN, READ_BY, WHOLE, SoughtRecord
 from ft_dagster.data.rows.content import NORMALIZATION
 from ft_dagster.errors import UserError
@@ -64,7 +65,11 @@ def proof_readings(file: Path) -> list[Mapping[str, Any]]:
     is none.
     """
     given = [each.get("reading", PLAIN) for each in all_shown(read_proof(file))]
-    return [{name: each[name] for name in READ_BY if name in each} for each in given]
+    return [
+        {name: each[name] for name in READ_BY if name in each}
+        | ({COLUMNS: each[COLUMNS]} if is_columns(each.get(COLUMNS)) else {})
+        for each in given
+    ]
 
 
 class _Reading:

@@ -48,7 +48,8 @@ def prove(audit: Audit, asked: SoughtRecord, weights: Indexed) -> dict[str, Any]
     the release of one that was trained on it, the proof of that one, with the manifests that lead there.
 
     Raises UserError for a model whose mixture is gone or is older than record trees, where it or a parent was
-    trained on the record and no proof can be made of that, and where rows were transformed and none is it.
+    trained on the record and no proof can be made of that, and where rows were transformed and none is it, or
+    it may be a row in a further way.
     """
     exactly = asked.exactly
     if asked.alike and any(_is(one, weights) for one in record(audit, exactly).models if one.how in LEARNED):
@@ -66,6 +67,9 @@ def prove(audit: Audit, asked: SoughtRecord, weights: Indexed) -> dict[str, Any]
     for parent, through in audit.above(weights):
         if (parent.variant, parent.digest) in learned:
             return _inherited(audit, asked, parent, through)
+    if asked.unsure and own["kind"] == ABSENCE:
+        fix = "Give the row as JSON"
+        raise UserError(f"nothing proves that it is absent: {asked.unsure[0]}", fix=fix)
     transformed = audit.transformed_for(weights) if asked.words and own["kind"] == ABSENCE else ()
     if transformed:
         problem = f"nothing proves that it is absent: {transformed[0][1]}"

@@ -162,8 +162,7 @@ class _Inside:
     size: int = 0
 
     def __post_init__(self) -> None:
-        texts = dict.fromkeys(tuple(text for _, text in row.parts) for row in self.record.rows)
-        each = (AllInside.of(each, part=self.part) for each in texts)
+        each = (AllInside.of(each, part=self.part) for each in self.record.texts)
         self.sought = [one for one in each if one is not None]
 
     def see(self, batch: Batch) -> None:

@@ -77,7 +77,11 @@ ForTenant = Annotated[
 ]
 Record = Annotated[
     str,
-    typer.Argument(help="A text, a row as JSON, a file with one of these, or an identity", metavar="RECORD"),
+    typer.Argument(
+        help="A text, a row as JSON or as a line of its table, a file with one of these, - for standard "
+        "input, or an identity",
+        metavar="RECORD",
+    ),
 ]
 Model = Annotated[
     str,

@@ -41,6 +41,7 @@ class ShownRows(NamedTuple):
 
 Part = str | WrongLine | ShownRows
 SHOWN = 20  # of what a record that nobody saw was held against
+MOST_WAYS = 8  # to read it
 
 
 def print_parts(parts: Iterable[Part]) -> None:
@@ -81,7 +82,7 @@ def held_parts(held: HeldAgainst) -> Iterator[Part]:
         holders.setdefault(named, []).append(one)
     rows = []
     for named, absences in list(holders.items())[:SHOWN]:
-        first, beside = absences[0], "; ".join(map(_between, absences))
+        first, beside = absences[0], _shortly([*map(_between, absences)])
         rows.append((*named, *((first.unproved, "") if first.unproved else (beside, first.root[:12]))))
     if rows:
         yield ShownRows(("not in", "variant", "digest", "records", "between leaves", "root"), rows)
@@ -98,6 +99,12 @@ def held_parts(held: HeldAgainst) -> Iterator[Part]:
 
 def _between(absence: Absence) -> str:
     return " and ".join(f"{leaf['index']:,}" for leaf in absence.leaves) or "none"
+
+
+def _shortly(said: Sequence[str]) -> str:
+    """Return the first MOST_WAYS of several, and how many more there are."""
+    more = [f"{len(said) - MOST_WAYS:,} more"] if len(said) > MOST_WAYS else []
+    return "; ".join((*said[:MOST_WAYS], *more))
 
 
 def places_parts(places: Iterable[RecordIn]) -> Iterator[Part]:

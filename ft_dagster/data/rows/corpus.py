@@ -19,7 +19,7 @@ from ft_dagster.data.rows.dedup import SeenRows
 from ft_dagster.data.rows.planted import FILE as CANARIES
 from ft_dagster.data.rows.planted import SOURCE, Canary, Planted, canaries_of, places_of, references_of
 from ft_dagster.data.rows.rows import Row, RowPlace, normalize_text, rename
-from ft_dagster.data.rows.sources import read_raw
+from ft_dagster.data.rows.sources import Columns, noting_columns, read_raw
 from ft_dagster.data.rows.splits import position_of
 from ft_dagster.data.sources.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.sources.locations import DeclaredAt
@@ -49,6 +49,7 @@ class _Counts:
     capped: bool = False
     sources: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    columns: Columns = field(default_factory=dict)
 
 
 def build_general_corpus(
@@ -78,7 +79,7 @@ def build_general_corpus(
 
     def kept(counts: _Counts, say: Callable[[str], None]) -> Iterator[Row]:
         streams = [
-            _documents(pinned(source, print_), spec, project, where, counts.dropped)
+            _documents(pinned(source, print_), spec, project, where, counts)
             for source, print_, where in zip(spec.sources, prints, asked, strict=True)
         ]
         return _kept(streams, spec, counts, say)
@@ -109,7 +110,7 @@ def build_general_corpus(
         "warnings": _warnings(documents, 0 if planting is None else planting.count),
     }
     (folder / "corpus.json").write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
-    return content
+    return {**content, "columns": counts.columns}
 
 
 def write_written_origins(payload: Path, evidence: Path) -> None:
@@ -136,14 +137,15 @@ def corpus_digest(folder: Path) -> str:
 
 
 def _documents(
-    source: SourceSpec, spec: CorpusSpec, project: Path, asked: DeclaredAt, dropped: Counter[str]
+    source: SourceSpec, spec: CorpusSpec, project: Path, asked: DeclaredAt, counts: _Counts
 ) -> Iterator[Row]:
     """Yield the documents of a source; only rows of plain text are documents."""
     if source.format not in ("auto", "text"):
         fix = "Map the column that holds the text: fields: {text: ...}"
         raise asked.error("a corpus takes plain text only", source.format, fix, "format")
     licensed = source.model_copy(update={"licence": source.licence or spec.licence})
-    for ordinal, raw in enumerate(read_raw(source, project, asked)):
+    read = noting_columns(read_raw(source, project, asked), source, project, counts.columns)
+    for ordinal, raw in enumerate(read):
         fields = rename(raw, source.fields, asked.field)
         text = fields.get("text", fields.get("content"))
         if text is None or (isinstance(text, str) and not text.strip()):
@@ -151,7 +153,7 @@ def _documents(
                 has = columns_of(fields)
                 fix = f"Map the column that holds it: fields: {{text: ...}}; the row has {has}"
                 raise raw.error("a document without text", fix, field=f"{asked.field}.fields")
-            dropped["empty"] += 1
+            counts.dropped["empty"] += 1
             continue
         yield normalize_text(raw, fields, licensed, "text", ordinal=ordinal, field=asked.field)
 

@@ -6,6 +6,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -39,7 +41,7 @@ from ft_dagster.data.rows.decontaminate import EvaluationItem, read_items
 from ft_dagster.data.rows.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.rows.faults import fault_of, malformed
 from ft_dagster.data.rows.rows import Row, in_batches
-from ft_dagster.data.rows.sources import read_rows
+from ft_dagster.data.rows.sources import Columns, read_rows
 from ft_dagster.data.rows.splits import (
     SPLITS,
     SplitGroups,
@@ -50,7 +52,7 @@ from ft_dagster.data.rows.splits import (
 )
 from ft_dagster.data.sources.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.sources.locations import NOWHERE, DeclaredAt
-from ft_dagster.spec.data import DataSpec, SplitsSpec
+from ft_dagster.spec.data import DataSpec, SourceSpec, SplitsSpec
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.strict_json import dumps
 
@@ -98,11 +100,13 @@ def build_task_dataset(
     """
     say = progress or (lambda line: None)
     formats: dict[str, str] = {}
+    columns: Columns = {}
     schema = SCHEMA
     filters = _Filters(spec.data, evaluation_texts)
     with ExitStack() as files, tempfile.TemporaryFile(dir=out) as spool, heap_frozen():
         dropped = _writer(files, evidence, DROPPED, DROPPED_SCHEMA)
-        rows_read = _rows(spec, project, formats=formats, say=say, asked=asked, frozen=frozen)
+        read = partial(read_rows, formats=formats, columns=columns)
+        rows_read = _rows(spec, project, read=read, say=say, asked=asked, frozen=frozen)
         with pa.ipc.new_stream(spool, SPOOL_SCHEMA) as kept:
             for batch in in_batches(rows_read, lambda row: row.size):
                 before, left_out = filters.read, filters.left_out(batch)
@@ -121,7 +125,8 @@ def build_task_dataset(
         )
     _refuse_malformed(filters, spec.data.max_malformed, asked)
     check_sizes(rows, spec.data.splits, file=asked.file, overlapping=filters.dropped[CONTAMINATED])
-    content = filters.figures(rows, formats, paths_of(spec)).to_json()
+    figures = filters.figures(rows, formats, paths_of(spec))
+    content = replace(figures, columns=columns).to_json()
     if evidence is not None:
         (evidence / DATASET).write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     return content
@@ -143,7 +148,7 @@ def _rows(
     spec: VariantSpec,
     project: Path,
     *,
-    formats: dict[str, str],
+    read: Callable[[SourceSpec, Path, DeclaredAt], Iterator[Row]],
     say: Callable[[str], None],
     asked: DeclaredAt,
     frozen: Frozen | None,
@@ -156,7 +161,7 @@ def _rows(
     for i, (source, print_) in enumerate(zip(sources, prints, strict=True)):
         say(f"reading {source.path}")
         place = asked._replace(field=label_of(i))
-        yield from read_rows(pinned(source, print_), project, place, formats)
+        yield from read(pinned(source, print_), project, place)
         check_unchanged(source, project, print_, place, None if frozen is None else frozen.cache)
 
 

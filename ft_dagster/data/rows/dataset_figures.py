@@ -5,7 +5,7 @@ They are stored in dataset.json and in the manifest of the task_dataset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ class DatasetFigures:
     `rows`: of each split; `read`: rows that were read; `dropped`: reason -> rows; `sources`: declared path
     -> how many rows of it were "read" and "kept"; `formats`: declared path -> the format of its rows;
     `paths`: see `dataset_io.paths_of`; `overlaps`: task -> source -> rows that overlap its questions;
-    `too_short_to_look_for`: questions of the evaluation that no row could be held against.
+    `too_short_to_look_for`: questions of the evaluation that no row could be held against; `columns`:
+    declared path -> see `sources.noting_columns`, None where it was not noted.
 
     Older data sets lack those with a default.
     """
@@ -35,6 +36,7 @@ class DatasetFigures:
     paths: Mapping[str, str] = field(default_factory=dict)
     overlaps: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     too_short_to_look_for: int = 0
+    columns: Mapping[str, Sequence[Sequence[str]]] | None = None
 
     @property
     def rows_dropped(self) -> int:

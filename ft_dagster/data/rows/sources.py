@@ -16,18 +16,24 @@ from ft_dagster.errors import UserError
 from ft_dagster.extras import of_train
 from ft_dagster.spec.data import SourceSpec, TenantSource
 
+Columns = dict[str, list[list[str]]]  # declared path -> the columns of its tables, in order, each once
+
 
 def read_rows(
-    source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE, formats: dict[str, str] | None = None
+    source: SourceSpec,
+    project: Path,
+    asked: DeclaredAt = NOWHERE,
+    formats: dict[str, str] | None = None,
+    columns: Columns | None = None,
 ) -> Iterator[Row]:
     """Yield the checked, normalized rows of a source; its format is told by the first one and noted in
-    `formats`.
+    `formats`, its columns in `columns`; see `noting_columns`.
 
     Raises UserError for a missing source, an empty file, a malformed row, and one that says what nothing
     renders, or of which it is not said what a tenant's variant learns.
     """
     format, unsaid = str(source.format), False
-    read = read_raw(source, project, asked)
+    read = noting_columns(read_raw(source, project, asked), source, project, columns)
     if isinstance(source, TenantSource) and source.transform is not None:
         read = transformed(read, source.transform, project, asked)
     for ordinal, raw in enumerate(read):
@@ -42,6 +48,21 @@ def read_rows(
             formats[source.path] = format
         refuse_unrendered(raw, fields, format)
         yield normalize_text(raw, fields, source, format, ordinal=ordinal, field=asked.field)
+
+
+def noting_columns(
+    read: Iterator[RawRow], source: SourceSpec, project: Path, columns: Columns | None
+) -> Iterator[RawRow]:
+    """Yield the rows, and note which columns stand in each file of delimited cells, or of the hub, which may
+    be such: by them a line of it is read.
+    """
+    last, hub = None, is_hub(source, project)
+    for raw in read:
+        if columns is not None and raw.file != last and (raw.delimited or hub):
+            known, names = columns.setdefault(source.path, []), list(raw.fields)
+            known += [] if names in known else [names]
+        last = raw.file
+        yield raw
 
 
 def read_raw(source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:

@@ -30,18 +30,21 @@ LONGEST_LINE = 64_000_000  # bytes of a line of text: a gzip of 3 MB may hold on
 LARGEST_LIST = 256_000_000  # bytes of a JSON list, which is read whole
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 BLANK = b"\xef\xbb\xbf \t\r\n"  # what may stand before the text of a file
+DELIMITERS = {"csv": ",", "tsv": "\t"}  # by type of file
 MOST_COLUMNS, LONGEST_NAME = 20, 40  # of the columns that an error names
 
 
 class RawRow(NamedTuple):
     """Is a row as the file has it. `line` counts from 1: the line of a text file, the row of any other.
-    `columnar`: of a file of columns, which gives each object the names of all others, as nulls.
+    `columnar`: of a file of columns, which gives each object the names of all others, as nulls. `delimited`:
+    of a file of delimited cells.
     """
 
     fields: dict[str, object]
     file: str
     line: int
     columnar: bool = False
+    delimited: bool = False
 
     def error(self, problem: str, fix: str, *, field: str | None = None, value: object = None) -> UserError:
         """Return an error that names the row's file and line. `value`: of the declaration. Of a cell say its
@@ -197,16 +200,10 @@ def _begins_with_bracket(file: DataFile) -> bool:
             raise _damaged_gzip(file, 1) from None
 
 
-def _read_csv(file: DataFile, delimiter: str = ",") -> Iterator[RawRow]:
-    csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader((line for _, line in _lines(file)), delimiter=delimiter, strict=True)
+def _read_csv(file: DataFile, delimiter: str = DELIMITERS["csv"]) -> Iterator[RawRow]:
     header: list[str] | None = None
-    start = 1
     try:
-        for cells in reader:
-            number, start = start, reader.line_num + 1
-            if not cells:
-                continue
+        for number, cells in read_cells((line for _, line in _lines(file)), delimiter):
             if header is None:
                 header = _header(file, cells)
                 continue
@@ -214,10 +211,32 @@ def _read_csv(file: DataFile, delimiter: str = ",") -> Iterator[RawRow]:
                 problem = f"malformed line: {len(cells)} cells under {len(header)} columns"
                 fix = "Quote cells that hold a comma or a line break"
                 raise UserError(problem, file=file.name, line=number, fix=fix)
-            yield RawRow(dict(zip(header, cells, strict=True)), file.name, number)
-    except csv.Error as error:
+            yield RawRow(dict(zip(header, cells, strict=True)), file.name, number, delimited=True)
+    except MalformedCells as error:
         fix = "Mend the quotes of this line"
-        raise UserError(f"malformed line: {error}", file=file.name, line=start, fix=fix) from None
+        raise UserError(f"malformed line: {error}", file=file.name, line=error.line, fix=fix) from None
+
+
+class MalformedCells(ValueError):
+    """Signals cells whose quotes are wrong, in the record that begins at a line."""
+
+    def __init__(self, problem: str, line: int) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+def read_cells(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of its first line, cells) of each record of delimited text. Raises MalformedCells."""
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            number, start = start, reader.line_num + 1
+            if cells:
+                yield number, cells
+    except csv.Error as error:
+        raise MalformedCells(str(error), start) from None
 
 
 def _header(file: DataFile, cells: list[str]) -> list[str]:
@@ -238,7 +257,7 @@ def _header(file: DataFile, cells: list[str]) -> list[str]:
 
 
 def _read_tsv(file: DataFile) -> Iterator[RawRow]:
-    return _read_csv(file, delimiter="\t")
+    return _read_csv(file, DELIMITERS["tsv"])
 
 
 def _read_parquet(file: DataFile) -> Iterator[RawRow]:

@@ -71,7 +71,9 @@ def test_a_sweep_numbers_the_finished_runs_and_says_what_became_of_the_others() 
         ({"figures": {**FIGURES, "validation_loss_best": None}, "curve": [None]}, "not finite"),
     ],
 )
-def test_a_loss_that_was_not_finite_or_not_measured_is_told_as_that(changed: Mapping[str, Any], said: str) -> None:
+def test_a_loss_that_was_not_finite_or_not_measured_is_told_as_that(
+    changed: Mapping[str, Any], said: str
+) -> None:
     shown = text(sweep_table([run("rank=8", **changed)], "task"))
     [line] = [line for line in shown.splitlines() if "rank=8" in line]
     assert f" {said} " in line
