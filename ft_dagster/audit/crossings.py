@@ -146,11 +146,21 @@ class _Search:
         self.tenants = sorted({name for found in self._of.values() for name in found})
         self._mixtures: dict[str, list[_Mixture]] = {}
         self._datasets: dict[str, list[Indexed]] = {}
-        self._unshown = dict[str, None]()
+        self._unshown = dict.fromkeys(self._unread())
 
     @property
     def unshown(self) -> list[str]:
         return list(self._unshown)
+
+    def _unread(self) -> Iterator[str]:
+        """Yield which data sets and mixtures are not known whole, so that more may cross."""
+        for each in self._audit.followed.problems:
+            if each.stage in self._of:
+                yield each.problem
+        for mixture in (one for found in self._of[TRAINING_MIXTURE.name].values() for one in found):
+            if self._audit.index.parent(mixture, TASK_DATASET.name) is None:
+                named = f"mixture {mixture.digest[:12]} of {mixture.variant}"
+                yield f"the data set of {named} is gone: none of its records was looked for elsewhere"
 
     def mixtures(self, tenant: str) -> list[_Mixture]:
         """Return a tenant's mixtures whose trees can be searched."""

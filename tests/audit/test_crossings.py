@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,25 @@ def test_no_record_crosses_where_each_has_its_own(tenants: Tenants) -> None:
     assert found.holds
     assert (found.tenants, found.pairs, found.mixtures) == (("acme", "globex"), 2, 2)
     assert (found.crossings, found.given, found.unshown) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"), [("training_mixture", "manifest.json"), ("task_dataset", "the data set of mixture ")]
+)
+def test_what_of_a_tenant_cannot_be_read_is_not_called_free_of_others(
+    tenants: Tenants, stage: str, said: str
+) -> None:
+    tenants.train("globex.two", others(PLANTED))
+    for variant in ("acme/one", "globex/two"):
+        [manifest] = (tenants.folder / ".ft_dagster").rglob(f"tenants/{variant}/{stage}/*/manifest.json")
+        if stage == "task_dataset":
+            shutil.rmtree(manifest.parent)
+        else:
+            manifest.write_text("{", "utf-8")
+    found = tenants.found()
+    assert not found.crossings
+    assert not found.holds
+    assert sum(said in line for line in found.unshown) == 2
 
 
 def test_a_planted_record_is_found_with_variant_version_and_place(tenants: Tenants) -> None:
