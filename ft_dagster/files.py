@@ -24,6 +24,11 @@ _KINDS = {
 }
 
 
+def is_full(error: BaseException) -> bool:
+    """Say whether an error means that a disk takes no more, or no more of this user."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def special_kind(path: Path | str) -> str | None:
     """Say what a path is where reading it may never end (a FIFO, a socket, a device); None for all else."""
     try:

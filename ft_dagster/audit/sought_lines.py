@@ -54,7 +54,7 @@ class TableText(NamedTuple):
 
 def read_json(text: str) -> GivenJson:
     """Read a text as JSON: a row, one of a list, its turns, a part of its fields; or as Python shows it."""
-    bare = text.strip().removesuffix(",")
+    bare = text.strip(" \t\r\n'`").removesuffix(",")
     for way in (bare, f"{{{bare}}}") if bare[:1] in ("{", "[", '"') else ():
         with suppress(ValueError, RecursionError):
             found = _row_of(loads(way))

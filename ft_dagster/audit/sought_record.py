@@ -14,12 +14,13 @@ from typing import IO, Any, NamedTuple
 
 from pydantic import ValidationError
 
-from ft_dagster.audit.index.judged import name_of, name_of_words
+from ft_dagster.audit.index.judged import LABEL, LEAST, name_of, name_of_words
+from ft_dagster.audit.search.inside import as_written
 from ft_dagster.audit.sought_lines import COLUMNS, Reading, TableText, read_json, read_table
 from ft_dagster.data.rows.content import EXACT, normal_text, words_of
 from ft_dagster.data.rows.rows import Row, normalize_text, rename
 from ft_dagster.data.rows.sources import read_raw
-from ft_dagster.data.sources.formats import detect_format
+from ft_dagster.data.sources.formats import FILED, detect_format
 from ft_dagster.data.sources.locations import file_type
 from ft_dagster.data.sources.readers import DELIMITERS, RawRow
 from ft_dagster.errors import UserError
@@ -30,6 +31,8 @@ MOST_BYTES = 16_000_000  # of a file that is asked for
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"\S+\.(jsonl?|csv|tsv|txt)")  # as nobody writes a text
 STDIN = "-"
+MOST_LINES = 100  # of a text that may be turns of a row
+FILING = ("role", "from", "type", *FILED)  # names of JSON under which nothing is said
 TEXT_FILES = ("jsonl", "json", *DELIMITERS)  # a record of these is read as a text
 PLAIN: Reading = {}
 READ_BY = ("format", "fields", "system")  # what of a declared source says how a row of it is read
@@ -164,7 +167,7 @@ def _of_text(
         raise UserError("no record is given", fix="Give a text, a row as JSON, a file or an identity")
     given = read_json(text)
     if given.row is not None:
-        row = _as_row(given.row, f"{said}, a row", readings)
+        row = _as_row_within(given.row, f"{said}, a row", readings)
         if row.no_row and given.as_cells is not None and any(COLUMNS in one for one in readings):
             cells = _as_row(given.as_cells, f"{said}, a row", readings)
             row = row if cells.no_row else cells
@@ -174,13 +177,28 @@ def _of_text(
             if row.no_row:
                 raise
             return row
-        return replace(whole, no_row=row.no_row) if row.no_row else _both(row, whole)
-    found = replace(_as_text(text, said, PLAIN), unsure=given.unsure)
+        if row.no_row:
+            texts = (*whole.texts, tuple(_said_in(given.row)))
+            return replace(whole, no_row=row.no_row, texts=tuple(dict.fromkeys(filter(None, texts))))
+        return _both(row, whole)
+    pieces = tuple(dict.fromkeys(_pieces_of(text)))
+    found = replace(_as_text(text, said, PLAIN), unsure=given.unsure, texts=pieces)
     if given.text:
         found = _both(_as_text(given.text, said, PLAIN), found)
     for one in read_table(text, readings, table):
         found = _both(_as_line(one, said, readings, file if table else None), found)
     return found
+
+
+def _pieces_of(text: str) -> Iterator[tuple[str, ...]]:
+    """Yield texts that all stand in what contains a text: itself, however it is written; its lines without
+    labels, which turns of a row may be.
+    """
+    yield from ((one,) for one in as_written(text))
+    lines = [LABEL.sub("", line).strip() for line in text.replace("\t", "\n").split("\n")]
+    lines = list(dict.fromkeys(filter(None, lines)))
+    if len(lines) <= MOST_LINES and any(len(words_of(normal_text(line))) >= LEAST for line in lines):
+        yield tuple(lines)
 
 
 def _as_line(one: TableText, said: str, readings: Sequence[Reading], file: Path | None) -> SoughtRecord:
@@ -225,6 +243,13 @@ def _alike(row: Row) -> dict[bytes, bytes]:
     return dict.fromkeys(row.identities[1:], row.identity)
 
 
+def _as_row_within(fields: Mapping[str, object], said: str, readings: Iterable[Reading]) -> SoughtRecord:
+    """Read the record as a row, or as the one that it holds beside what is said of it."""
+    held = [one for one in fields.values() if isinstance(one, dict)]
+    rows = [_as_row(one, said, readings) for one in (fields, *held)]
+    return next((row for row in rows if not row.no_row), rows[0])
+
+
 def _as_row(fields: Mapping[str, object], said: str, readings: Iterable[Reading]) -> SoughtRecord:
     """Read the record as a row; without identities, and with `no_row`, where no way of reading makes a row of
     it.
@@ -264,7 +289,19 @@ def _as_rows(
 
 
 def _texts_of(rows: Iterable[Row]) -> tuple[tuple[str, ...], ...]:
-    return tuple(dict.fromkeys(tuple(text for _, text in row.parts) for row in rows))
+    """Return the texts of each row; its system turn, which an application may put before it, is none."""
+    turns = (tuple(text for role, text in row.parts if role != "system") for row in rows)
+    return tuple(dict.fromkeys(turns))
+
+
+def _said_in(tree: Any) -> Iterator[str]:
+    """Yield the texts of JSON that is no row, but those that only file it."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, list):
+        yield from (text for below in tree for text in _said_in(below))
+    elif isinstance(tree, dict):
+        yield from (text for name, below in tree.items() if name not in FILING for text in _said_in(below))
 
 
 def _names_of(row: Row) -> tuple[bytes, ...]:

@@ -10,7 +10,6 @@ see `removal`); what is made again under the key is committed by KEY/manifest-2.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import is_full
 from ft_dagster.provenance.digest import FileDigest, files_below
 from ft_dagster.provenance.hash_cache import cached_digests
 from ft_dagster.provenance.manifest import check_predicate, check_subject, predicate_of
@@ -338,7 +338,7 @@ def _fetch(store: Store, artifact: Artifact, folder: Path, cache: Path) -> None:
         gone = next((file.stored for file in absent if not store.exists(file.stored)), artifact.path)
         raise _damaged(store.uri(gone), "is missing") from None
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_full(error):
             raise
         make_room(cache, 0, 0)
         _fetch_again(store, absent, cache)
@@ -351,7 +351,7 @@ def _fetch_again(store: Store, absent: list[Transfer], cache: Path) -> None:
     try:
         fetch_all(store, [file for file in absent if not file.local.exists()], cache / DRAFTS)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_full(error):
             raise
         raise UserError(
             "the disk of the cache is full of what is in use",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import is_full
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.digest import stage_key
 from ft_dagster.provenance.manifest import Origin, manifest_of, variant_of
@@ -144,7 +144,7 @@ def _a_full_disk_is_said(attempt: Attempt) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_full(error):
             raise
         raise UserError(
             "the disk is full; nothing was kept of this attempt",

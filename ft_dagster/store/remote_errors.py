@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import is_full
 from ft_dagster.store.exclusive import code_of
 
 _PASSING_ERRNOS = {
@@ -64,7 +65,7 @@ def closed(error: BaseException) -> UserError | None:
 
 def disk_full(error: BaseException) -> UserError | None:
     """Return the error to raise where a disk takes no more; None for any other error."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if not isinstance(error, OSError) or not is_full(error):
         return None
     file = None if error.filename is None else os.fsdecode(error.filename)
     return UserError("no space is left on the disk", file=file, fix="Free some, then run it again")

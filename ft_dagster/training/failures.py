@@ -6,6 +6,7 @@ import errno
 import shutil
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import is_full
 from ft_dagster.methods import method_of
 from ft_dagster.training.contract import Member
 from ft_dagster.training.oom_retry import can_halve, in_force
@@ -39,7 +40,7 @@ def explained_failure(error: Exception, member: Member) -> UserError | None:
             value=True,
             fix="Set it to false: an interrupted training then differs from another by rounding",
         )
-    no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    no_space = is_full(error) or (isinstance(error, OSError) and error.errno == errno.EFBIG)
     said = any(words in str(error) for words in NO_SPACE)
     if no_space or said or shutil.disk_usage(member.output).free < FULL:
         return UserError(

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -82,9 +83,10 @@ def test_a_build_that_fails_leaves_nothing(any_store: Store, tmp_path: Path) -> 
     assert any_store.names(RECIPE.place.path) == []
 
 
-def test_a_full_disk_is_one_message_and_leaves_nothing(any_store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_message_and_leaves_nothing(any_store: Store, tmp_path: Path, number: int) -> None:
     def fill(attempt: Attempt) -> NoReturn:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     with pytest.raises(UserError, match="disk is full"):
         make_artifact(any_store, tmp_path, RECIPE, fill)

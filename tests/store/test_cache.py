@@ -140,8 +140,9 @@ def test_without_a_limit_nothing_goes(remote: Store, tmp_path: Path) -> None:
     assert len(cached(tmp_path / "cache")) == 4
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_takes_what_nobody_uses_and_then_is_said(
-    remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     remote.cache_bytes = None
     unused, wanted = made(remote, tmp_path, 1), made(remote, tmp_path, 2)
@@ -151,7 +152,7 @@ def test_a_full_disk_takes_what_nobody_uses_and_then_is_said(
 
     def fill(store: Store, files: list[Transfer], drafts: Path) -> None:
         if files and (cached(tmp_path / "cache") or full):
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, os.strerror(number))
         fetch_all(store, files, drafts)
 
     monkeypatch.setattr(artifacts, "fetch_all", fill)

@@ -25,7 +25,7 @@ IN_TEMPLATES = ("task", "general", "general_prompts")  # roles whose questions a
 LEAST = 3  # words of a line that is a question
 NAME = ID_LENGTH // 2  # bytes of a question's name
 BY_CONTENT = 4  # version of the stage since which ids are of content, and pieces name their document
-_LABEL = re.compile(r"^\s*\w[\w ]{0,30}:\s+")
+LABEL = re.compile(r"^\s*\w[\w ]{0,30}:\s+")
 _MARKS = re.compile(r"<[^<>\s]{1,30}>")  # of a chat template
 _ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 _IDENTITY = re.compile(r"[0-9a-f]{64}")
@@ -97,7 +97,7 @@ def _by_document(identity: str) -> Iterator[bytes]:
 
 def _by_lines(asked: str) -> Iterator[bytes]:
     for line in _MARKS.sub("\n", asked).splitlines():
-        for text in (line, _LABEL.sub("", line)):
+        for text in (line, LABEL.sub("", line)):
             words = words_of(normal_text(text))
             if len(words) >= LEAST:
                 yield name_of_words(words)

@@ -55,11 +55,16 @@ def views(text: str) -> Iterator[str]:
     """Yield the text; with its entities read (`&uuml;`), its tags taken out or a space each, its lines
     joined.
     """
+    for plain in as_written(text):
+        yield plain
+        if "\n" in plain:
+            yield joined(plain)
+
+
+def as_written(text: str) -> Iterator[str]:
+    """Yield the text; with its escapes and entities read, its tags taken out or a space each."""
     for one in _read(text):
-        for plain in dict.fromkeys((one, _TAG.sub("", one), _TAG.sub(" ", one)) if "<" in one else (one,)):
-            yield plain
-            if "\n" in plain:
-                yield joined(plain)
+        yield from dict.fromkeys((one, _TAG.sub("", one), _TAG.sub(" ", one)) if "<" in one else (one,))
 
 
 def _read(text: str) -> Iterable[str]:

@@ -63,7 +63,8 @@ def build_general_corpus(
     frozen: Frozen | None = None,
     secret: bytes = b"",
 ) -> dict[str, Any]:
-    """Write out/<name>/train.parquet, holdout.parquet and corpus.json; returns the latter's content.
+    """Write out/<name>/train.parquet, holdout.parquet and corpus.json; returns the latter's content, and what
+    `noting_columns` noted.
 
     Into the folder `evidence` goes rows.parquet: where each document came from. `secret`: by which the
     canaries that are declared are made; they stand in the training part, and in canaries.json.

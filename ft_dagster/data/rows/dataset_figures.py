@@ -47,7 +47,8 @@ class DatasetFigures:
         return self.rows.get("test", 0)
 
     def to_json(self) -> dict[str, object]:
-        return {"schema_version": SCHEMA_VERSION, **vars(self)}
+        noted = {name: value for name, value in vars(self).items() if value is not None}
+        return {"schema_version": SCHEMA_VERSION, **noted}
 
     @classmethod
     def of(cls, dataset: Artifact) -> DatasetFigures:

@@ -17,8 +17,9 @@ STORED: dict[str, Any] = {
     "sources": {"rows.jsonl": {"kept": 100, "read": 104}},
     "overlaps": {"arc_easy": {"rows.jsonl": 1}},
     "too_short_to_look_for": 2,
+    "columns": {"faq.csv": [["question", "answer"]]},
 }
-LATER = ("sources", "formats", "paths", "overlaps", "too_short_to_look_for")
+LATER = ("sources", "formats", "paths", "overlaps", "too_short_to_look_for", "columns")
 
 
 def test_what_is_stored_of_a_data_set_stays_the_same() -> None:
@@ -29,5 +30,6 @@ def test_figures_of_an_older_or_a_newer_version_load() -> None:
     older = {name: value for name, value in STORED.items() if name not in LATER}
     known = DatasetFigures.from_json(older)
     assert (known.test_rows, known.rows_dropped, known.read) == (12, 4, 104)
-    assert (known.overlaps, known.too_short_to_look_for) == ({}, 0)
+    assert (known.overlaps, known.too_short_to_look_for, known.columns) == ({}, 0, None)
+    assert "columns" not in known.to_json()
     assert DatasetFigures.from_json({**STORED, "records": {"root": "a"}}) == DatasetFigures.from_json(STORED)
