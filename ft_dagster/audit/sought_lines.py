@@ -58,8 +58,7 @@ def read_json(text: str) -> GivenJson:
     for way in (bare, f"{{{bare}}}") if bare[:1] in ("{", "[", '"') else ():
         with suppress(ValueError, RecursionError):
             found = _row_of(loads(way))
-            numbers = {"parse_int": str, "parse_float": str, "parse_constant": str}
-            as_cells = _row_of(json.loads(way, **numbers)) if found.row is not None else found
+            as_cells = _row_of(json.loads(way, parse_int=str, parse_float=str, parse_constant=str))
             return found._replace(as_cells=as_cells.row)
     if bare[:1] in ("{", "["):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):

@@ -213,6 +213,9 @@ def test_fields_that_parquet_adds_to_each_turn_are_no_loss_where_they_are_null(p
         ("label", False),
         ("train", False),
         ("trainable", False),
+        ("label", "False"),  # as a table says it
+        ("train", "false"),
+        ("trainable", 0),
         ("reasoning_content", "two and two"),
         ("thinking", "two and two"),
         ("tool_calls", CALL),
@@ -240,6 +243,12 @@ def test_a_column_that_says_nothing_or_what_holds_anyway_is_no_loss(rows: Any, r
         "topic": "x",
     }
     assert len(rows({**row, **harmless})) == 1
+
+
+def test_an_answer_that_is_false_and_a_class_that_is_0_are_no_rows_to_leave_out(rows: Any) -> None:
+    given = {"prompt": "Is it so?", "answer": "x", "label": "false"}
+    assert len(rows(given, fields={"completion": "label"})) == 1
+    assert len(rows({**given, "completion": "It is.", "label": 0})) == 1
 
 
 def test_a_column_that_is_renamed_is_known_by_our_name(refused: Any) -> None:

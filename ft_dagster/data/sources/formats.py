@@ -138,7 +138,8 @@ def refuse_unrendered(raw: RawRow, fields: dict[str, object], format: str) -> No
         raise _unrendered(raw, "weight", "Remove the column, or give it another name: each row counts alike")
     for name in LEFT_OUT:
         is_said_of_a_text = format == "text" and name == "label"
-        if fields.get(name) is False and not is_said_of_a_text:
+        is_turn = any(fields.get(column) == fields.get(name) for column in COLUMNS[format])
+        if _is_false(fields.get(name), name) and not (is_said_of_a_text or is_turn):
             raise _unrendered(raw, name, "Leave out such rows, or give the column another name")
     if format == "text":
         return
@@ -192,6 +193,13 @@ def _is_a_weight(value: Any) -> bool:
         except ValueError:
             return False
     return value != 1 and not says_nothing(value)
+
+
+def _is_false(value: Any, name: str) -> bool:
+    """Say whether a column says `false`, which in CSV is a text; 0 is that too, but of a label a class."""
+    if isinstance(value, str):
+        value = {"false": False, "0": 0, "0.0": 0}.get(value.strip().lower())
+    return value is False or (name != "label" and value is not None and value == 0)
 
 
 def _refuse_preferences(raw: RawRow, fields: dict[str, object]) -> None:
