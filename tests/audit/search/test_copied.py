@@ -72,7 +72,7 @@ INSIDE = {
     "one turn below the other": f"{QUESTION.format(4)}\n{ANSWER.format(4)}",
     "turns with labels": f"User: {QUESTION.format(4)}\nAssistant: {ANSWER.format(4)}",
     "turns beside each other": f"{QUESTION.format(4)}\t{ANSWER.format(4)}",
-    "from a page": "<p>Where is the Z&uuml;rich</p>\n<p>caf\u00e9 number 4?</p>",
+    "from a page": "<p>Where is the Z&uuml;rich</p>\n<p>café number 4?</p>",
 }
 
 
