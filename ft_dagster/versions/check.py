@@ -33,7 +33,7 @@ from ft_dagster.models.base import resolve_base
 from ft_dagster.models.derived import check_adapter, parent_prefix, released_parent
 from ft_dagster.models.load_report import unused_words
 from ft_dagster.models.stored import stored_words
-from ft_dagster.planning.looks_left import NextLook, look_lines
+from ft_dagster.planning.looks_left import look_lines
 from ft_dagster.report.figures import counted
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, Declared, VariantKey, VariantSpec
@@ -136,10 +136,9 @@ def check_variant(
             read_of.append(look.rows(source, DeclaredAt(file, at, roots)))
     rows = [row for source in read_of for row in source.rows[:KEPT]]
     faults = list[str]()
+    in_all = sum(each.rows for each in look.files) if all(each.whole for each in look.files) else None
     if len(found.errors) == wrong and not declarations.errors(key):
-        in_all = sum(each.rows for each in look.files) if all(each.whole for each in look.files) else None
         faults = _check_rows(declarations.declared(key), rows, read_of, in_all, found)
-    own_files = tuple(look.files)
     if named.corpus is not None:
         look.files += _check_corpus(declarations, named.corpus, looks, found)
     tokenizer, few, calls = None, tuple[str, ...](), list[str]()
@@ -156,6 +155,7 @@ def check_variant(
     found.end()
     spec, sources = declarations.declared(key).spec, len(named.sources)
     chats = tokenizer is not None and tokenizer.chats
+    test_rows = None if in_all is None else _test_rows(spec, read_of)
     losses, seen = _losses(spec), rows_sentence(look.files) + _rendered(spec, chats=chats)
     return {
         "base_model": base.said,
@@ -163,7 +163,7 @@ def check_variant(
         "tasks": sorted(tasks),
         "files": [each.to_json() for each in look.files],
         "losses": losses,
-        **_looks_said(workspace, spec, own_files),
+        **_looks_said(workspace, spec, test_rows),
         "summary": "; ".join([_named(base.said, sources, len(tasks)), seen, *losses]),
         "warnings": [*faults, *notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
     }
@@ -178,27 +178,28 @@ def _rendered(spec: VariantSpec, *, chats: bool) -> str:
     return "; prompts with completions as one exchange in the base's chat template" if exchange else ""
 
 
-def _looks_said(workspace: Workspace, spec: VariantSpec, files: Sequence[FileRead]) -> dict[str, Any]:
+def _looks_said(workspace: Workspace, spec: VariantSpec, test_rows: int | None) -> dict[str, Any]:
     """Return the next evaluation, and what is said of it; nothing where the store is out of reach, which is
-    said once for all.
+    said once for all. `test_rows`: see `look_ahead`.
     """
     ahead = None
     with suppress(OSError):
-        ahead = _look_ahead(workspace, spec, files)
+        newest = newest_test_rows(workspace)
+        ahead = look_ahead(workspace, spec, test_rows if newest is None else newest)
     return {
         "look": None if ahead is None else ahead.to_json(),
         "looks": [] if ahead is None else list(look_lines(ahead, spec)),
     }
 
 
-def _look_ahead(workspace: Workspace, spec: VariantSpec, files: Sequence[FileRead]) -> NextLook:
-    """Return the next evaluation; before there is a data set, by the rows of the sources, where all were
-    counted.
-    """
-    rows = newest_test_rows(workspace)
-    if rows is None and files and all(each.whole for each in files):
-        rows = int(sum(each.rows for each in files) * spec.data.splits.test)
-    return look_ahead(workspace, spec, rows)
+def _test_rows(spec: VariantSpec, looks: Sequence[SourceLook]) -> int | None:
+    """Return how many rows of sources, counted to their end, will fall into the test split."""
+    if not looks:
+        return None
+    placed = SplitLook()
+    for look in looks:
+        placed.add(*look.rows)
+    return placed.test_rows(spec.data.splits, sum(look.counted - len(look.rows) for look in looks))
 
 
 def _check_rows(

@@ -20,7 +20,6 @@ from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import PLACED, SourceLook
 from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.rows.split_look import SplitLook
-from ft_dagster.data.rows.splits import split_at
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.planning.context import Counts
 from ft_dagster.planning.longest_example import longest_example
@@ -111,9 +110,7 @@ def sample(
     )
     looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
     basis = f"an estimate from {looked_at}; duplicates are not looked for"
-    fallen = sum(split_at(position, spec.data.splits) == "test" for position in splits.positions())
-    test_rows = fallen + round(unplaced * spec.data.splits.test)
-    return Counted(counts, basis, test_rows, tuple(read), more)
+    return Counted(counts, basis, splits.test_rows(spec.data.splits, unplaced), tuple(read), more)
 
 
 def _lengths(

@@ -355,6 +355,14 @@ def test_the_test_rows_that_are_too_few_are_those_that_fall_into_the_split(proje
     assert f"of {fallen} questions even a model" in warnings(project)[1]
 
 
+def test_the_next_look_is_foreseen_by_the_test_rows_that_fall_into_the_split(project: Path) -> None:
+    fallen = sum(split_at(position_of(f"what is {n}?"), SplitsSpec()) == "test" for n in range(80))
+    (project / "tenants/acme/support.yaml").write_text(TEXT.replace(", task: [tasks/quiz.yaml]", ""))
+    (project / "rows.jsonl").write_text(prompts(80))
+    look = check_variant(load_settings(project), KEY)["look"]
+    assert {rule["there"] for rule in look["rules"] if rule["rule"] == "task"} == {fallen} != {80 * 0.1}
+
+
 def test_enough_rows_are_not_warned_of(project: Path) -> None:
     (project / "tenants/acme/support.yaml").write_text(TEXT.replace(", task: [tasks/quiz.yaml]", ""))
     (project / "rows.jsonl").write_text(prompts(3000))

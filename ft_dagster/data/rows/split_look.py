@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ft_dagster.data.rows.rows import Row
-from ft_dagster.data.rows.splits import SplitGroups, group_key, position_of_normal
+from ft_dagster.data.rows.splits import SplitGroups, group_key, position_of_normal, split_at
+from ft_dagster.spec.data import SplitsSpec
 
 
 class SplitLook:
@@ -24,3 +25,8 @@ class SplitLook:
     def positions(self) -> tuple[float, ...]:
         """Return where in [0, 1) each different row falls, see `split_at`."""
         return tuple(self._groups.position(key, fallback) for key, fallback in self._places.values())
+
+    def test_rows(self, splits: SplitsSpec, unplaced: int = 0) -> int:
+        """Return how many rows fall into the test split; of those that were counted and not placed, its share."""
+        fallen = sum(split_at(position, splits) == "test" for position in self.positions())
+        return fallen + round(unplaced * splits.test)
