@@ -115,7 +115,7 @@ def _print_checked(found: list[dict[str, Any]]) -> None:
         for line in map(in_one_line, said):
             shown = line if len(said) == 1 else f"  {line}"
             tell(shown)
-        for line in one.get("looks", ())[: 2 if "reserve" in (one.get("look") or {}) else 1]:
+        for line in one.get("next_look", ()):
             tell(f"  {line}")
         for line in one.get("warnings", ()):
             tell(f"  ! {line}")

@@ -139,7 +139,7 @@ def _next_look(
     settings: Settings, declarations: Declarations, key: VariantKey, store: Store
 ) -> dict[str, object]:
     """Return the next evaluation, and its first sentence; nothing of a variant that is not well declared."""
-    from ft_dagster.planning.looks_left import look_lines
+    from ft_dagster.planning.looks_left import short_lines
     from ft_dagster.workspace.next_look import look_ahead
     from ft_dagster.workspace.workspace import Workspace
 
@@ -147,8 +147,7 @@ def _next_look(
         return {}
     spec = declarations.declared(key).spec
     look = look_ahead(Workspace(settings, key, looking=True, opened=store), spec)
-    lines = look_lines(look, spec)[: 1 if look.reserve is None else 2]
-    return {"look": look.to_json(), "next_look": "; ".join(lines)}
+    return {"look": look.to_json(), "next_look": "; ".join(short_lines(look, spec))}
 
 
 def _declared_wrong(

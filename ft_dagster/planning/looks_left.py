@@ -167,6 +167,15 @@ def look_lines(look: NextLook, spec: VariantSpec) -> tuple[str, ...]:
     return (f"{first}; {left}", *dealt, *([needs] if needed else []), *_rows_to_add(look, spec))
 
 
+def short_lines(look: NextLook, spec: VariantSpec) -> tuple[str, ...]:
+    """Say of `look_lines` which try the next look is and how many are left, which set of the test split it
+    asks, and where none is left, how one comes back.
+    """
+    lines, dealt = look_lines(look, spec), look.reserve is not None
+    way_out = () if look.left != 0 else tuple(_rows_to_add(look, spec))
+    return (*lines[: 1 + dealt], *way_out)
+
+
 def asked_of_reserve(figures: Mapping[str, Any]) -> str:
     """Say which set of the test split an evaluation asked, by its figures, and whether it was fresh; nothing
     where that is whole.

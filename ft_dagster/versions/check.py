@@ -33,7 +33,7 @@ from ft_dagster.models.base import resolve_base
 from ft_dagster.models.derived import check_adapter, parent_prefix, released_parent
 from ft_dagster.models.load_report import unused_words
 from ft_dagster.models.stored import stored_words
-from ft_dagster.planning.looks_left import look_lines
+from ft_dagster.planning.looks_left import look_lines, short_lines
 from ft_dagster.report.figures import counted
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, Declared, VariantKey, VariantSpec
@@ -189,6 +189,7 @@ def _looks_said(workspace: Workspace, spec: VariantSpec, test_rows: int | None) 
     return {
         "look": None if ahead is None else ahead.to_json(),
         "looks": [] if ahead is None else list(look_lines(ahead, spec)),
+        "next_look": [] if ahead is None else list(short_lines(ahead, spec)),
     }
 
 

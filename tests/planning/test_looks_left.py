@@ -16,7 +16,7 @@ from ft_dagster.gate.power import (
     least_questions,
 )
 from ft_dagster.lineage.reserves import Reserve
-from ft_dagster.planning.looks_left import NextLook, look_lines, next_look
+from ft_dagster.planning.looks_left import NextLook, look_lines, next_look, short_lines
 from ft_dagster.spec import VariantSpec
 
 DECLARED: dict[str, Any] = {
@@ -48,6 +48,12 @@ def test_a_first_try_at_five_points_needs_362_questions_and_says_how_many_rows_t
     assert "passes as it was measured" not in said
     assert "362 for gates.task_margin, and there are 55" in said
     assert "some 3,070 more rows would give gates.task_margin the 307 test rows" in said
+
+
+def test_the_short_form_says_how_a_look_comes_back_where_none_is_left() -> None:
+    first, rows = short_lines(look(spec(), 1, 55), spec())
+    assert "no look is left" in first and rows.startswith("some 3,070 more rows would give gates.task_margin")
+    assert len(short_lines(look(spec(), 1, 72), spec())) == 1  # it can decide; how well is what the plan says
 
 
 def test_where_what_is_undecided_passes_it_says_so() -> None:
