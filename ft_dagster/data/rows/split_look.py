@@ -27,6 +27,6 @@ class SplitLook:
         return tuple(self._groups.position(key, fallback) for key, fallback in self._places.values())
 
     def test_rows(self, splits: SplitsSpec, unplaced: int = 0) -> int:
-        """Return how many rows fall into the test split; of those that were counted and not placed, its share."""
+        """Return how many rows fall into the test split; of rows counted but not placed, its share."""
         fallen = sum(split_at(position, splits) == "test" for position in self.positions())
         return fallen + round(unplaced * splits.test)
