@@ -28,7 +28,7 @@ from ft_dagster.spec.yaml_files import read_yaml
 
 DEFAULTS = "defaults.yaml"
 SUFFIXES = (".yaml", ".yml")
-PATTERNS = ("*.y*ml", "*/*.*")  # below tenants/
+PATTERNS = ("*.y*ml", "*/*.*", "*/*/*.y*ml", "*/*/*/*.y*ml")  # below tenants/
 MISTAKEN = (".json", ".yaml.txt", ".yml.txt", *SUFFIXES)  # in any case: what may be meant as a declaration
 UNREADABLE = Stamp(0, 0, 0, 0, 0)  # of what stands in a folder that is closed to this process
 MOST_READ = 1 << 16  # bytes of a file that may be meant as a declaration
@@ -213,6 +213,12 @@ class Declarations:
             if stem.startswith(".") or place == [DEFAULTS]:
                 continue
             file = self.folder.joinpath(*place)
+            if len(place) > 2:
+                if suffix in SUFFIXES and not self._is_linked(place[:-1]) and _is_meant(file):
+                    problem = "declares nothing: it is in a folder below its tenant's"
+                    fix = f"Move it to tenants/{place[0]}/{file.name}"
+                    wrong[file] = UserError(problem, file=file, fix=fix)
+                continue
             if suffix not in SUFFIXES:
                 if file.name.lower().endswith(MISTAKEN) and _is_meant(file):
                     fix = f"Name it {file.name.split('.')[0]}{SUFFIXES[0]}"
@@ -236,6 +242,11 @@ class Declarations:
         long.
         """
         return glob(pattern, root_dir=self.folder, include_hidden=True)
+
+    def _is_linked(self, folders: list[str]) -> bool:
+        """Say whether one of these folders, each in the one before it, is a link or hidden."""
+        above = [self.folder.joinpath(*folders[: depth + 1]) for depth in range(len(folders))]
+        return any(folder.is_symlink() or folder.name.startswith(".") for folder in above)
 
     def _find(self, key: VariantKey) -> Path | None:
         places = (self.folder / key.tenant / f"{key.variant}{suffix}" for suffix in SUFFIXES)

@@ -99,6 +99,8 @@ def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path: Pat
     broken = {
         declare(tmp_path, "acme/No_Key.yaml"): "not a variant key",
         declare(tmp_path, "stray.yaml"): "in no tenant's folder",
+        declare(tmp_path, "acme/sub/deep.yaml"): "in a folder below its tenant's",
+        declare(tmp_path, "acme/sub/sub/deeper.yml"): "in a folder below its tenant's",
         declare(tmp_path, "defaults.yml", "training: {seed: 1}\n"): "in no tenant's folder",
         **{declare(tmp_path, f"acme/{name}"): "a declaration's file ends in .yaml" for name in MISTAKEN},
         declare(tmp_path, "acme/open.yaml", "a: ["): "expected",
@@ -113,6 +115,10 @@ def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path: Pat
         declare(tmp_path, f"acme/{name}", "{}" if name == "faq.json" else MINIMAL)
     os.mkfifo(tmp_path / "tenants/acme/fifo.json")
     (tmp_path / "tenants/acme/link.json").symlink_to(tmp_path / "tenants/acme/support.yaml")
+    (tmp_path / "tenants/globex").mkdir()
+    (tmp_path / "tenants/globex/linked").symlink_to(tmp_path / "tenants/acme/sub")
+    declare(tmp_path, "acme/tasks/quiz.yaml", "task: quiz\n")
+    declare(tmp_path, "acme/.hidden/support.yaml")
     view = Declarations(tmp_path)
     assert set(view.broken) == {*broken, fifo}
     assert "a FIFO" in view.broken[fifo].problem
