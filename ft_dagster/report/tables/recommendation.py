@@ -110,10 +110,14 @@ def refusal_of(document: SurveyDocument) -> str:
 
 
 def reasons_lines(document: SurveyDocument) -> list[str]:
-    """Return the rules that spoke on what is to be trained, its warnings, the notes, and what would fit."""
+    """Return the rules that spoke on what is to be trained, its method's warnings, the notes, and what would
+    fit. A plan has warnings of its own, which hold those of its method.
+    """
+    from ft_dagster.planning.estimate import Estimate
+
     row = document.planned_row
     lines = [_rule(rule) for rule in row.rules]
-    lines += [f"! {warning}" for warning in row.warnings]
+    lines += [] if isinstance(document, Estimate) else [f"! {warning}" for warning in row.warnings]
     lines += [f"  {note}" for note in document.notes]
     lines += [f"  {method} cannot do it: {why}" for method, why in document.refused.items()]
     if document.changes:

@@ -1,6 +1,16 @@
 """What a plan says for itself, as the UI shows it."""
 
-from ft_dagster.planning.estimate import ChangeRow, MemoryBytes, PlannedRow, RankedRow, SurveyDocument
+from dataclasses import fields
+from typing import Any
+
+from ft_dagster.planning.estimate import (
+    ChangeRow,
+    Estimate,
+    MemoryBytes,
+    PlannedRow,
+    RankedRow,
+    SurveyDocument,
+)
 from ft_dagster.planning.methods.decision import MethodRule
 from ft_dagster.report.tables.recommendation import reasons_markdown
 
@@ -32,3 +42,10 @@ def test_each_reason_is_one_entry_of_one_list() -> None:
         "- To make it fit, the mildest first:",
         "- (1) training.max_length: 256",
     ]
+
+
+def test_a_plan_whose_own_warnings_are_shown_says_none_a_second_time() -> None:
+    more: dict[str, Any] = dict.fromkeys(each.name for each in fields(Estimate))
+    planned = Estimate(**{**more, **vars(DOCUMENT), "warnings": ("few rows",)})
+    assert "few rows" not in reasons_markdown(planned)
+    assert "- a note" in reasons_markdown(planned)
