@@ -33,7 +33,7 @@ class RuleLook:
     which nothing passes, `needed`: by which a model that lost nothing passes with the power of the formula in
     docs/gates-statistics.md (None: of a loss, and of what must get better); `left`: looks, the next among
     them, at which `there` are enough to pass. `of`: the rule that is asked the same, where it compares
-    versions.
+    versions. `shown`: the least margin for which `there` are enough, None: they are for none.
     """
 
     rule: str
@@ -44,6 +44,7 @@ class RuleLook:
     needed: int | None
     left: int
     of: str | None = None
+    shown: float | None = None
 
     @property
     def missing(self) -> int:
@@ -109,6 +110,7 @@ def next_look(
             _needed(rule, level_of(shared, number)),
             max(0, last_try(asked, rule.margin, bound=rule.bound, alpha=shared) - number + 1),
             rule.of,
+            _margin_shown(rule, asked, level_of(shared, number)),
         )
         for rule, shared in own
         for asked in _asked(rule, known, there or {})
@@ -135,9 +137,23 @@ def _asked(rule: DeclaredRule, known: Mapping[str, int], there: Mapping[str, int
 
 
 def _needed(rule: DeclaredRule, level: float) -> int | None:
-    if not rule.margin or rule.bound != 1.0 or rule.field.endswith("loss_tail"):
+    if not _is_paired(rule):
         return None
     return PairedTest(alpha=level).questions_needed(rule.margin)
+
+
+def _is_paired(rule: DeclaredRule) -> bool:
+    return bool(rule.margin) and rule.bound == 1.0 and not rule.field.endswith("loss_tail")
+
+
+def _margin_shown(rule: DeclaredRule, questions: int, level: float) -> float | None:
+    """Return the least margin, in hundredths, for which so many questions are enough; None: there is none."""
+    if not rule.margin or not questions:
+        return None
+    paired = PairedTest(alpha=level)
+    seen = paired.margin_seen(questions) if _is_paired(rule) else rule.bound * (1 - level ** (1 / questions))
+    margin = math.ceil(100 * seen) / 100
+    return margin if margin < 1 else None
 
 
 def look_lines(look: NextLook, spec: VariantSpec) -> tuple[str, ...]:
@@ -202,7 +218,8 @@ def _takes(rule: RuleLook) -> str:
     needed = f"at least {rule.least:,}" if rule.needed is None else f"{rule.needed:,}"
     shared = rule.rule == "reference" or rule.field.endswith("loss_tail")  # several rules have the field
     of = f" ({rule.of or rule.rule})" if shared else ""
-    return f"{needed} for {rule.field}{of}, and there are {rule.there:,}"
+    enough = f", enough from {rule.shown:g} on" if rule.missing and rule.shown is not None else ""
+    return f"{needed} for {rule.field}{of}, and there are {rule.there:,}{enough}"
 
 
 def _rows_to_add(look: NextLook, spec: VariantSpec) -> Iterator[str]:

@@ -18,6 +18,7 @@ from ft_dagster.gate.power import (
 from ft_dagster.lineage.reserves import Reserve
 from ft_dagster.planning.looks_left import NextLook, look_lines, next_look, short_lines
 from ft_dagster.spec import VariantSpec
+from tests.present import present
 
 DECLARED: dict[str, Any] = {
     "description": "answers where things are",
@@ -55,6 +56,20 @@ def test_the_short_form_says_how_a_look_comes_back_where_none_is_left() -> None:
     assert "no look is left" in first
     assert rows.startswith("some 3,070 more rows would give gates.task_margin")
     assert len(short_lines(look(spec(), 1, 72), spec())) == 1  # it can decide; how well is what the plan says
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.2])
+def test_of_too_few_questions_it_says_from_which_margin_on_they_are_enough(margin: float) -> None:
+    gates = {"degeneration_margin": margin}
+    (found,) = [r for r in look(spec(gates=gates), 1, 362).rules if r.rule == "degeneration"]
+    enough = present(found.shown)
+    said = " ".join(look_lines(look(spec(gates=gates), 1, 362), spec(gates=gates)))
+    assert f"for gates.degeneration_margin, and there are 32, enough from {enough:g} on" in said
+    at, below = ({"degeneration_margin": wider} for wider in (enough, enough - 0.01))
+    for wider, missing in ((at, False), (below, True)):
+        (rule,) = [r for r in look(spec(gates=wider), 1, 362).rules if r.rule == "degeneration"]
+        assert bool(rule.missing) is missing
+    assert "enough from" not in " ".join(look_lines(look(spec(), 1, 362), spec()))
 
 
 def test_where_what_is_undecided_passes_it_says_so() -> None:
