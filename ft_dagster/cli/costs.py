@@ -118,7 +118,7 @@ def _names(
 
 
 def _show(by: CostBy, rows: Sequence[CostRow], total: CostRow) -> None:
-    from ft_dagster.fleet.due.costs import shown_hours, shown_usd
+    from ft_dagster.fleet.due.costs import shown_hours
 
     table = Table(by.value, box=SIMPLE_HEAD)
     for column in COLUMNS:
@@ -130,14 +130,12 @@ def _show(by: CostBy, rows: Sequence[CostRow], total: CostRow) -> None:
             str(row.passed),
             shown_hours(row.planned_hours),
             shown_hours(row.hours),
-            shown_usd(row.planned_usd),
-            shown_usd(row.usd),
+            *row.usd_shown,
         )
     show(table)
     out.print("hours: of one GPU; without any, of a training by the clock", highlight=False)
-    if total.unpriced_hours:
-        hours = shown_hours(total.unpriced_hours)
-        out.print(f"no price is known of the devices of {hours} h; gpus.yaml takes one", highlight=False)
+    if total.unpriced:
+        out.print(escape(total.unpriced), highlight=False)
 
 
 def _period(since: str | None, until: str | None, zone: ZoneInfo) -> CostPeriod:
@@ -278,12 +276,14 @@ def _keep_rendering(settings: Settings, variants: list[str] | None, *, as_json: 
 
 def _show_upgrade(planned: UpgradePlan) -> None:
     from ft_dagster.fleet.due.costs import shown_hours, shown_usd
+    from ft_dagster.report.figures import ABSENT
 
     table = Table("tenant", "what", box=SIMPLE_HEAD)
     for column in ("variants", "hours", "$"):
         table.add_column(column, justify="right")
     for row in planned.by_tenant():
-        cells = (str(row.variants), shown_hours(row.hours), shown_usd(row.usd))
+        usd = shown_usd(row.usd) if row.usd or not row.hours else ABSENT
+        cells = (str(row.variants), shown_hours(row.hours), usd)
         table.add_row(escape(row.tenant), row.effect, *cells)
     show(table)
     for line in (*planned.said, *planned.libraries):

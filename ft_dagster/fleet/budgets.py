@@ -39,7 +39,7 @@ class BudgetRow:
         if self.day is not None:
             charged = [charged_of(self.day, self.day_limit), charged_of(self.month, self.month_limit)]
         spent = [
-            text for row in (cost, self.this_month) for text in (shown_hours(row.hours), shown_usd(row.usd))
+            text for row in (cost, self.this_month) for text in (shown_hours(row.hours), row.usd_shown[1])
         ]
         return [cost.name, str(cost.trainings), *spent, *charged]
 

@@ -285,9 +285,8 @@ def _budgets(now: FleetNow) -> LivePart:
         "Hours are those of one GPU; without any, of a training by the clock. Runs that people start are "
         "charged to no budget. `ft-dagster cost` has the same by variant, version and month."
     ]
-    unpriced = now.budgets[-1].cost.unpriced_hours if now.budgets else 0.0
-    if unpriced:
-        said.append(f"{unpriced:.3g} h ran on devices without a price; gpus.yaml can give them one.")
+    unpriced = now.budgets[-1].cost.unpriced if now.budgets else ""
+    said += [f"{unpriced[0].upper()}{unpriced[1:]}."] if unpriced else []
     return LivePart("Cost and budget", said, tables=[LiveTable(BUDGETS, rows, "Nothing was made yet.")])
 
 

@@ -30,6 +30,7 @@ from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.graph import ListedGraph, input_of
 from ft_dagster.lineage.release import history
 from ft_dagster.planning.hardware.catalogue import Catalogue
+from ft_dagster.report.figures import ABSENT
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT, TRAINING_PLAN
 from ft_dagster.store import SHARED, Artifact, Store, tenant_name
@@ -79,7 +80,8 @@ class CostRow:
 
     Hours are those of one GPU, without any of a training by the clock (`cpu_hours` of `hours`): `planned`,
     estimated of `trainings`; and what they, preparations (probes, texts of a base), evaluations and exports
-    took. `unpriced_hours`: those of `hours` for which no price is known, and no dollars are counted.
+    took. `unpriced_hours`: those of `hours` for which no price is known, and no dollars are counted;
+    `unpriced_on`: the devices that they were on.
     """
 
     name: str
@@ -99,6 +101,27 @@ class CostRow:
     unpriced_hours: float = 0.0
     planned_usd: float = 0.0
     usd: float = 0.0
+    unpriced_on: tuple[str, ...] = ()
+
+    @property
+    def usd_shown(self) -> tuple[str, str]:
+        """Return the estimated and the actual dollars; "-" where hours have no price and no dollars are
+        counted.
+        """
+        sums = (self.planned_usd, self.usd)
+        planned, actual = (ABSENT if self.unpriced_hours and not usd else shown_usd(usd) for usd in sums)
+        return planned, actual
+
+    @property
+    def unpriced(self) -> str:
+        """Say which hours have no price, and how their devices get one; nothing where all have."""
+        if not self.unpriced_hours:
+            return ""
+        devices = " and ".join(name or "devices whose name is not known" for name in self.unpriced_on)
+        return (
+            f"no price is known for {devices} ({shown_hours(self.unpriced_hours)} h): give `usd_per_hour` in "
+            "gpus.yaml, to a card whose `driver` matches the name"
+        )
 
 
 class CostPeriod(NamedTuple):
@@ -192,6 +215,7 @@ def cost_row(name: str, items: Sequence[CostItem]) -> CostRow:
         unpriced_hours=hours(item for item in items if item.price is None),
         planned_usd=sum((item.planned or 0.0) * (item.price or 0.0) for item in trained),
         usd=sum(item.hours * (item.price or 0.0) for item in items),
+        unpriced_on=tuple(sorted({item.device for item in items if item.price is None and item.hours})),
     )
 
 

@@ -39,7 +39,7 @@ class DueRow:
     @property
     def cells(self) -> list[str]:
         urgency = "" if self.urgency is None else f"{self.urgency:.1f} h"
-        hours, usd = ("" if value is None else f"{value:.2f}" for value in (self.hours, self.usd))
+        hours, usd = ("" if value is None else f"{value:.2f}" for value in (self.hours, self.usd or None))
         again = (self.again or "")[:16].replace("T", " ")
         return [self.variant, self.state, ", ".join(self.reasons), urgency, hours, usd, self.why, again]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from ft_dagster.fleet.due.costs import (
 )
 from ft_dagster.gate.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.row_choices import UsageBy
 from ft_dagster.store import Store
 from ft_dagster.store.contents import contents_of, usage
@@ -30,6 +32,7 @@ from tests.releases import adapter, release
 from tests.stored_figures import stored_training
 
 pytestmark = pytest.mark.slow
+PAGE = Path(__file__).parents[3] / "docs/fleet.md"
 STAGES = ("fine_tuned_model", "evaluation")
 
 
@@ -56,6 +59,18 @@ def test_a_cpu_has_no_price_and_its_hours_are_told_apart(store: Store, tmp_path:
     train(store, "tenants/acme/support", predicted=predicted(2.0, "CPU with 4 cores", 1))
     row = cost_row("all", read_costs(store, catalogue(tmp_path)).items)
     assert (row.hours, row.cpu_hours, row.unpriced_hours, row.usd) == (1.0, 1.0, 1.0, 0.0)
+    assert row.usd_shown == ("-", "-")
+    assert "no price is known for CPU with 4 cores (1 h): give `usd_per_hour` in gpus.yaml" in row.unpriced
+
+
+def test_a_cpu_has_the_price_of_the_card_that_names_it_as_the_page_shows(
+    store: Store, tmp_path: Path
+) -> None:
+    (cards,) = re.findall(r"```yaml\n(# gpus\.yaml\n.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "gpus.yaml").write_text(cards)
+    train(store, "tenants/acme/support", predicted=predicted(2.0, "CPU with 4 cores", 1))
+    row = cost_row("all", read_costs(store, load_catalogue(tmp_path)).items)
+    assert (row.usd, row.usd_shown, row.unpriced) == (0.4, ("0.80", "0.40"), "")
 
 
 def test_trainings_are_told_apart_by_what_the_gate_found(store: Store, tmp_path: Path) -> None:
