@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -33,7 +34,26 @@ if TYPE_CHECKING:
 
 GARBAGE = 200_000  # objects between two collections: importing makes many that stay
 WIDEST = 10_000  # columns of a table that is piped
-out = Console(width=None if sys.stdout.isatty() else 120)
+# Whether what is piped is as wide as COLUMNS says; else its lines stay whole, a row of a table in one.
+PIPED_AS_WIDE = (
+    not sys.stdout.isatty() and re.fullmatch(r"[1-9]\d{1,4}", os.environ.get("COLUMNS", "")) is not None
+)
+
+
+class Screen(Console):
+    """Prints what commands answer."""
+
+    @property
+    def is_as_wide(self) -> bool:
+        """Say whether it is read by lines of a width, in a terminal or as COLUMNS says."""
+        return self.is_terminal or PIPED_AS_WIDE
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **how: Any) -> None:
+        """Print as Rich does; a line in one piece is for a terminal to break, or for a pipe to keep."""
+        super().print(*objects, soft_wrap=soft_wrap and not PIPED_AS_WIDE, **how)
+
+
+out = Screen(width=None if sys.stdout.isatty() or PIPED_AS_WIDE else 120)
 DECLARING, PLANNING, RUNNING = "Declare", "Plan", "Run"  # the groups of --help
 JUDGING, RELEASING, KEEPING = "Judge and compare", "Release and serve", "Keep"
 
@@ -174,8 +194,10 @@ def quiet() -> None:
 
 
 def show(table: Table) -> None:
-    """Print a table: in a terminal of any width no word is cut, plain and a line a row where it is piped."""
-    if out.is_terminal:
+    """Print a table: in a terminal of any width no word is cut, plain and a line a row where it is piped and
+    COLUMNS says no width.
+    """
+    if out.is_as_wide:
         for column in table.columns:
             column.header = Cell(column.header) if isinstance(column.header, str) else column.header
             column._cells = [Cell(cell) if isinstance(cell, str | Text) else cell for cell in column._cells]

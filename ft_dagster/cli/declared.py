@@ -111,10 +111,9 @@ def _print_checked(found: list[dict[str, Any]]) -> None:
     for one in found:
         mark = "[green]ok[/]" if one["ok"] else "[red]wrong[/]"
         said = [one["summary"]] if one["ok"] else [error["message"] for error in one["errors"]]
-        out.print(f"{mark} {escape(in_one_line(_named(one)))}", end="  " if len(said) == 1 else "\n")
-        for line in map(in_one_line, said):
-            shown = line if len(said) == 1 else f"  {line}"
-            tell(shown)
+        lines = [in_one_line(_named(one)), *map(in_one_line, said)]
+        shown = ("  " if len(said) == 1 else "\n  ").join(lines)
+        out.print(f"{mark} {escape(shown)}", highlight=False, soft_wrap=True)
         for line in one.get("next_look", ()):
             tell(f"  {line}")
         for line in one.get("warnings", ()):

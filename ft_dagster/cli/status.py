@@ -164,11 +164,11 @@ def _error(error: UserError) -> dict[str, object]:
 
 
 def _print(rows: Sequence[StatusRow]) -> None:
-    """Print two by two in a terminal, where it fits 80 columns; a line a row where it is piped."""
+    """Print two by two in a terminal, or as wide as COLUMNS says; a line a row where it is piped."""
     from ft_dagster.fleet.status import COLUMNS, PAIRS
     from ft_dagster.report.states import KIND
 
-    if out.is_terminal:
+    if out.is_as_wide:
         table = Table(show_lines=True)
         for header, most in zip(PAIRS, WIDEST, strict=True):
             table.add_column(header, max_width=most)

@@ -82,6 +82,17 @@ def test_what_is_piped_is_plain_and_a_line_a_row(project: Path) -> None:
     assert not re.search("[\x1b│┃━…]", said)
 
 
+@pytest.mark.parametrize("columns", ["60", "0", "wide"])
+def test_what_is_piped_is_as_wide_as_columns_says(project: Path, columns: str) -> None:
+    program = "from ft_dagster.cli import main; main()"
+    words = [sys.executable, "-c", program, "--project", str(project), "check"]
+    environment = {**os.environ, "COLUMNS": columns}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    widest = max(map(len, done.stdout.splitlines()))
+    assert (widest <= 60) is (columns == "60"), done.stdout
+    assert "owners: needed, but not given" in " ".join(done.stdout.split())
+
+
 def test_a_table_wider_than_any_terminal_is_piped_whole() -> None:
     table = Table("name", "text")
     table.add_row("x", "y" * 500)
