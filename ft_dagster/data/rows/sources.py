@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 from ft_dagster.data.rows.rows import Row, normalize_text, rename
@@ -17,6 +20,8 @@ from ft_dagster.extras import of_train
 from ft_dagster.spec.data import SourceSpec, TenantSource
 
 Columns = dict[str, list[list[str]]]  # declared path -> the columns of its tables, in order, each once
+MOST_COUNTED = 20_000  # rows of a file that are read to count those with one mistake
+NAMED = 5  # of them
 
 
 def read_rows(
@@ -30,13 +35,16 @@ def read_rows(
     `formats`, its columns in `columns`; see `noting_columns`.
 
     Raises UserError for a missing source, an empty file, a malformed row, and one that says what nothing
-    renders, or of which it is not said what a tenant's variant learns.
+    renders, or of which it is not said what a tenant's variant learns. The error of a row says how many more
+    of its file have it.
     """
     format, unsaid = str(source.format), False
     read = noting_columns(read_raw(source, project, asked), source, project, columns)
     if isinstance(source, TenantSource) and source.transform is not None:
         read = transformed(read, source.transform, project, asked)
-    for ordinal, raw in enumerate(read):
+
+    def checked(ordinal: int, raw: RawRow) -> Row:
+        nonlocal format, unsaid
         fields = rename(raw, source.fields, asked.field)
         if format == "auto":
             format = detect_format(raw, fields, asked.field)
@@ -47,7 +55,46 @@ def read_rows(
         if formats is not None:
             formats[source.path] = format
         refuse_unrendered(raw, fields, format)
-        yield normalize_text(raw, fields, source, format, ordinal=ordinal, field=asked.field)
+        return normalize_text(raw, fields, source, format, ordinal=ordinal, field=asked.field)
+
+    file, before = "", 0
+    for ordinal, raw in enumerate(read):
+        file, before = raw.file, before + 1 if raw.file == file else 0
+        try:
+            row = checked(ordinal, raw)
+        except UserError as error:
+            more = iter(()) if is_hub(source, project) else read
+            raise _with_count(error, raw, before, more, partial(checked, ordinal)) from None
+        yield row
+
+
+def _with_count(
+    error: UserError, first: RawRow, before: int, more: Iterator[RawRow], check: Callable[[RawRow], Row]
+) -> UserError:
+    """Return the error of a row with how many rows of its file have it, and which are the first. `before`:
+    rows of the file before it; `more`: those that follow, of which MOST_COUNTED are read.
+    """
+    lines, number, ended = [first.line], before + 1, False
+    with suppress(UserError):  # of a file that cannot be read further
+        for raw in takewhile(lambda row: row.file == first.file, more):
+            if number >= MOST_COUNTED:
+                break
+            number += 1
+            try:
+                check(raw)
+            except UserError as other:
+                lines += [raw.line] if other.problem == error.problem else []
+        else:
+            ended = True
+    if len(lines) == 1:
+        return error
+    read = f"{number:,} rows" if ended else f"the first {number:,} rows"
+    unit, named = "rows" if first.columnar else "lines", ", ".join(map(str, lines[:NAMED]))
+    those = f"{unit} {named}" if len(lines) <= NAMED else f"the first in {unit} {named}"
+    problem = f"{error.problem}; so are {len(lines):,} of {read} of the file: {those}"
+    return UserError(
+        problem, fix=error.fix, file=error.file, line=error.line, field=error.field, value=error.value
+    )
 
 
 def noting_columns(

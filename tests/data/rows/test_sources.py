@@ -418,3 +418,23 @@ def test_a_column_that_is_declared_to_be_a_turn_is_read_once(
     project: Path, fields: dict[str, str], row: dict[str, Any], read: str
 ) -> None:
     assert "|".join(text for _, text in parts(project, row, fields=fields)) == read
+
+
+@pytest.mark.parametrize(
+    ("most", "said"),
+    [
+        (100, "so are 6 of 9 rows of the file: the first in lines 3, 4, 6, 7, 9"),
+        (5, "so are 3 of the first 5 rows of the file: lines 3, 4, 6"),
+    ],
+)
+def test_the_error_of_a_row_says_how_many_rows_of_its_file_have_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, most: int, said: str
+) -> None:
+    monkeypatch.setattr("ft_dagster.data.rows.sources.MOST_COUNTED", most)
+    answers = ("yes", "", "", "no", " ", "", "so", "", "")
+    with (project / "gaps.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("prompt", "completion"), *((f"p{n}", a) for n, a in enumerate(answers))])
+    with pytest.raises(UserError) as refused:
+        list(read_rows(TenantSource(path="gaps.csv"), project))
+    assert (refused.value.line, refused.value.field) == (3, "completion")
+    assert refused.value.problem == f"a row without a completion: the answer is empty; {said}"
