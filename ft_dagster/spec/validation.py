@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 from datetime import date
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,6 +27,7 @@ CALLED = {  # what other programs, and people, call a field -> its name here
     "lora_rank": "rank",
     "model": "base_model",
     "owner": "owners",
+    "gpu": "gpus",
     "dataset": "data",
 }
 VALUES_CALLED = {  # in the same way, a value
@@ -45,6 +46,37 @@ KINDS = {  # of a value of another kind, by pydantic's name of the mistake -> wh
     "finite_number": "Write a number",
     "float_parsing": "Write a number",
 }
+EXAMPLES = {  # of fields that take a list, or fields of their own: how a declaration says them
+    "base_model": ("organisation/name", "models/folder"),
+    "base_model.new_tokens": ('["<tool>"]',),
+    "owners": ("[ann@acme.example]",),
+    "data": ("{sources: [data/rows.jsonl]}",),
+    "data.sources": ("[data/rows.jsonl]", "[{path: data/rows.csv, fields: {text: body}}]"),
+    "data.sources.fields": ("{instruction: question, output: answer}",),
+    "data.splits": ("{validation: 0.1, test: 0.2}",),
+    "data.decontaminate": ("{enabled: true}",),
+    "data.general": ("{corpus: wiki, share: 0.05}", "{from: base, share: 0.05}"),
+    "data.chat_template_kwargs": ("{enable_thinking: false}",),
+    "method.target_modules": ("[q_proj, v_proj]", "all-linear"),
+    "training": ("{num_train_epochs: 3}",),
+    "training.watch": ("{general_loss_limit: 0.1}",),
+    "training.report_to": ("[tensorboard]",),
+    "plan": ("{probe: on}",),
+    "plan.probe": ("on", "{steps: 50}"),
+    "evaluation": ("{general: [arc_easy], limit: 400}",),
+    "evaluation.task": ("[tasks/quiz.yaml]",),
+    "evaluation.general": ("[arc_easy, sciq]",),
+    "evaluation.canaries": ("[a text that is in no row]",),
+    "gates": ("{general_margin: 0.05}",),
+    "gates.metrics": ("{arc_easy: acc}",),
+    "gates.refusals": ("on", "{margin: 0.1}"),
+    "resources": ("{gpus: 1}",),
+    "release": ("{approvers: [ann@acme.example]}",),
+    "release.approvers": ("[ann@acme.example]",),
+    "retrain": ("{cron: '0 3 * * 1'}",),
+    "notify": ("[ops]",),
+}  # fmt: skip
+OF_ANOTHER_KIND = ("model_type", "dict_type", "tuple_type", "too_short", "string_type")
 SEE_SCHEMA = "See `ft-dagster schema` for what the field takes"
 
 
@@ -108,7 +140,10 @@ def _problem(error: Any) -> str:
     if error["input"] is None:
         return "no value stands there"
     message = str(error["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
-    message = re.sub(r"a valid dictionary or instance of \w+", "a mapping of fields", message)
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping of fields", message)
+    message = re.sub(
+        r"Tuple should have at least 1 item after validation, not 0", "The list is empty", message
+    )
     return message[0].lower() + message[1:]
 
 
@@ -126,8 +161,33 @@ def _fix(model: type[BaseModel], path: list[Any], found: list[Any], otherwise: s
         known = list(kind.model_fields)
         if (meant := _elsewhere(kind, CALLED.get(name, name))) is not None:
             return f"Did you mean {meant}?"
+        if name in _texts_of(kind.model_fields[known[0]].annotation):
+            return f"Write {known[0]}: {name}, and its settings beside it"
         return nearest(name, known, f"Known here: {', '.join(known)}")
-    return str(error.get("ctx", {}).get("fix") or _other_value(found) or otherwise)
+    said = error.get("ctx", {}).get("fix") or _other_value(found)
+    return str(said or _written_so(model, path, found) or otherwise)
+
+
+def _written_so(model: type[BaseModel], path: list[Any], found: list[Any]) -> str | None:
+    """Return how a value of another kind is written, by the names that the field takes or by an example."""
+    if not any(one["type"] in OF_ANOTHER_KIND for one in found):
+        return None
+    names = [part for part in path if isinstance(part, str)]
+    if examples := EXAMPLES.get(".".join(names)):
+        return f"Write it so: {' or '.join(f'`{names[-1]}: {each}`' for each in examples)}"
+    inner = _model_at(model, path)
+    choices = _texts_of(next(iter(inner.model_fields.values())).annotation)
+    if inner is _model_at(model, path[:-1]) or not choices:
+        return "Write one text" if found[0]["type"] == "string_type" else None
+    alone = " alone, without brackets or dashes," if isinstance(found[0]["input"], list | tuple) else ""
+    return f"Name one{alone} of {', '.join(choices)}: `{names[-1]}: {choices[0]}`"
+
+
+def _texts_of(annotation: Any) -> list[str]:
+    """Return the words of which one may be written, of a type that takes such."""
+    if get_origin(annotation) is Literal:
+        return [each for each in get_args(annotation) if isinstance(each, str)]
+    return [text for each in get_args(annotation) for text in _texts_of(each)]
 
 
 def _elsewhere(kind: type[BaseModel], name: str) -> str | None:
@@ -146,23 +206,22 @@ def _other_value(found: list[Any]) -> str | None:
         return "Write one, or remove the line"
     if found[0]["type"] == "string_type" and isinstance(value, bool | int | float | date):
         return "Put it in quotes, so that it is a text"
-    if found[0]["type"] == "model_type" and isinstance(value, list | tuple):
-        return "Name one alone, without brackets or dashes"
     if isinstance(value, str) and re.fullmatch(r"\s*\d+,\d+\s*", value):
         return f"Write {value.strip().replace(',', '.')}, with a point"
     if found[0]["type"] == "tuple_type" and isinstance(value, str | dict):
         return f"Write it as a list: [{value}]" if isinstance(value, str) else "Begin each entry with a dash"
     if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*%", value):
         return f"Write {float(value.strip().rstrip('% ')) / 100:g}"
-    if context.get("le", context.get("lt")) == 1 and 1 < (percent := float(value)) <= 100:  # also of a text
-        return f"Write {percent / 100:g} for {percent:g} percent"
+    if context.get("le", context.get("lt")) == 1 and 1 < (number := float(value)) <= 100:  # also of a text
+        percent = f"{number / 100:g} for {number:g} percent"
+        return f"Write {percent}" if number >= 2 else f"Write a share of at most 1, such as {percent}"
     texts = [
         text for one in found for text in re.findall("'([^']*)'", str(one.get("ctx", {}).get("expected")))
     ]
     if found[0]["type"] in KINDS and not found[1:]:
         return KINDS[found[0]["type"]]
     if not isinstance(value, str):
-        return None
+        return "Write one of these" if texts and found[0]["type"] == "literal_error" else None
     called = VALUES_CALLED.get(value.lower())
     if called in texts:
         return f"Did you mean {called}?"

@@ -1,17 +1,20 @@
 """Malformed declarations: each ends in one clear error, none in a traceback, and none hangs."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import CorpusSpec, VariantKey, VariantSpec, load_variant
+from ft_dagster.spec.validation import EXAMPLES, _inner_model, validate
 
 KEY = VariantKey("acme", "support")
 MINIMAL = """\
@@ -267,3 +270,45 @@ def test_off_is_a_word_where_a_field_knows_it(file: Path) -> None:
     assert refusal(file).field == "data.samples"
     file.write_text(OFF.replace("{sources: [rows.jsonl], deduplicate: off, samples: off}", "off"))
     assert refusal(file).field == "data"
+
+
+def at(field: str, value: Any) -> dict[str, Any]:
+    """A declaration with a value in one field, of a source where the field is one's."""
+    content: dict[str, Any] = yaml.safe_load(MINIMAL)
+    *above, last = field.split(".")
+    if above == ["base_model"]:
+        content["base_model"] = {"source": "models/base"}
+    if above == ["data", "sources"]:
+        content["data"]["sources"] = [{"path": "rows.csv", last: value}]
+        return content
+    part = content
+    for name in above:
+        part = part.setdefault(name, {})
+    part[last] = value
+    return content
+
+
+@pytest.mark.parametrize("field", EXAMPLES)
+def test_each_example_of_how_a_field_is_written_is_taken(field: str) -> None:
+    for example in EXAMPLES[field]:
+        VariantSpec.model_validate(at(field, yaml.safe_load(example)))
+
+
+def parts(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Every field that takes fields of its own, or a list."""
+    for name, field in model.model_fields.items():
+        inner = _inner_model(field.annotation)
+        if inner is not None or re.search("tuple|dict", str(field.annotation)):
+            yield f"{above}{name}"
+        if inner is not None:
+            yield from parts(inner, f"{above}{name}.")
+
+
+@pytest.mark.parametrize("field", sorted(parts(VariantSpec)))
+def test_a_value_of_another_kind_is_told_how_it_is_written(field: str) -> None:
+    with pytest.raises(UserError) as refused:
+        validate(VariantSpec, at(field, 7.5), lambda _: "support.yaml")
+    said = str(refused.value)
+    *_, name = field.split(".")
+    assert f"`{name}: " in said or "Write one of these" in said, said
+    assert refused.value.file == "support.yaml"
