@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import click
@@ -94,7 +95,8 @@ def _started(folder: Path, key: VariantKey, params: ProjectParams) -> StartedPro
 
     new_declaration(folder, key)
     named = (params.question or None, params.answer or None, params.text or None)
-    rows = rows_of(params.data, Path.cwd(), lambda columns: named_fields(columns, *named))
+    fields = partial(named_fields, question=named[0], answer=named[1], text=named[2])
+    rows = rows_of(params.data, Path.cwd(), fields, lambda _: any(named))
     start = first_declaration(folder, str(key), params.base_model, params.data, rows)
     return start_project(folder, key, params.base_model, params.data, start)
 

@@ -50,7 +50,7 @@ class FirstAnswers:
         data = self._asked("Rows (file)", self.data, None, lambda place: rows_from(place, here, "--data"))
         key = self._asked("Variant (tenant.name)", self.variant, "acme.support", VariantKey.parse)
         new_declaration(folder, key)
-        rows = rows_of(data, here, self._fields)
+        rows = rows_of(data, here, self._fields, self._are_names)
         start = first_declaration(folder, str(key), base, data, rows)
         return start_project(folder, key, base, data, start), folder, str(key)
 
@@ -68,6 +68,12 @@ class FirstAnswers:
                 return make(typer.prompt(what, default=usual))
             except UserError as error:
                 out.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+    def _are_names(self, why_not: str) -> bool:
+        """Say whether the first line names the columns: it does where they are named, else a person says."""
+        if self.question or self.answer or self.text:
+            return True
+        return self.asks and typer.confirm(f"{why_not}. Is it names all the same?", default=False)
 
     def _fields(self, columns: tuple[str, ...]) -> dict[str, str]:
         question, answer = self.question, self.answer

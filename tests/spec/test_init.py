@@ -282,6 +282,38 @@ def test_columns_that_tell_nothing_are_refused_with_the_options_that_name_them()
     assert "no such column" in str(init(rows, "--variant", "acme.x", "--text", "d").exception)
 
 
+HEADLESS: dict[str, tuple[Fill, str]] = {
+    "labels": (lambda n: (f"letter {n}", DESKS[n % 3]), "in column 2 it has what other rows have too"),
+    "sentences": (answers, "in column 1 it has a sentence, as the rows below have"),
+    "numbers": (lambda n: (f"letter {n}", str(n)), "in column 2 it has a number"),
+    "objects": (lambda n: (f"letter {n}", json.dumps({"n": n})), "in column 2 it has JSON"),
+    "long": (
+        lambda n: (f"letter {n}", "north " * 20 + str(n)),
+        "in column 2 it has a text of 121 characters",
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", HEADLESS)
+def test_a_table_without_names_of_columns_is_noticed_unless_columns_are_named(rows: str) -> None:
+    fill, why = HEADLESS[rows]
+    first = fill(0)
+    data = write(first, lambda number: fill(number + 1))
+    refused = init(data)
+    assert isinstance(refused.exception, UserError)
+    assert why in refused.exception.problem
+    assert "Put a line of names above it, such as question,answer" in refused.exception.fix
+    assert not Path("mine").exists()
+    assert init(data, "--question", first[0], "--answer", first[1]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "names", [("What did the customer write to us?", "team"), ("0", "1"), ("question", "answer")]
+)
+def test_names_that_are_no_row_are_taken(names: Sequence[str]) -> None:
+    assert init(write(names, labels)).exit_code == 0
+
+
 def test_a_csv_with_semicolons_is_to_be_saved_with_commas() -> None:
     error = error_of(init(write(("Question", "Answer"), labels, separator=";")))
     assert (error.line, error.fix) == (1, "Save it with commas between the columns")

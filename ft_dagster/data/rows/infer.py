@@ -58,6 +58,41 @@ class InferredRows:
         return len(self.positions)
 
 
+HEADED = (".csv", ".tsv", ".csv.gz", ".tsv.gz")  # files whose first line names the columns
+LOOKED_AT, LONGEST_HEAD, WORDS = 50, 60, 4  # rows; characters of a name; words of a sentence
+
+
+def why_no_names(path: str, here: Path) -> str | None:
+    """Say why the first line of a table looks like a row and not like the names of its columns; None where it
+    does not. Raises UserError as `read_raw`.
+    """
+    rows = list(islice(read_raw(SourceSpec(path=path), here, DeclaredAt(field="--data")), LOOKED_AT))
+    names = [str(name).strip() for name in rows[0].fields]
+    if not rows[0].file.lower().endswith(HEADED) or names == [str(at) for at in range(len(names))]:
+        return None
+    for at, name in enumerate(names, 1):
+        values = [str(list(row.fields.values())[at - 1]).strip() for row in rows]
+        why = _why_no_name(name, values)
+        if why is not None:
+            return f"its first line looks like a row, not like names of columns: in column {at} it has {why}"
+    return None
+
+
+def _why_no_name(name: str, values: Sequence[str]) -> str | None:
+    if re.fullmatch(r"[-+]?[\d.,]*\d%?", name):
+        return "a number"
+    if name.startswith(("{", "[")):
+        return "JSON"
+    if len(name) > LONGEST_HEAD:
+        return f"a text of {len(name):,} characters"
+    if name and name in values:
+        return "what other rows have too"
+    ends = [each[-1] if len(each.split()) >= WORDS else "" for each in (name, *values)]
+    if ends[0] in (".", "?", "!") and 2 * ends.count(ends[0]) > len(ends):
+        return "a sentence, as the rows below have"
+    return None
+
+
 def first_columns(path: str, here: Path) -> tuple[str, ...]:
     """Return the columns of the first row. Raises UserError as `read_raw`."""
     first = next(read_raw(SourceSpec(path=path), here, DeclaredAt(field="--data")))
@@ -130,13 +165,25 @@ def named_fields(
 
 
 def rows_of(
-    data: str, here: Path, fields: Callable[[tuple[str, ...]], dict[str, str]] = named_fields
+    data: str,
+    here: Path,
+    fields: Callable[[tuple[str, ...]], dict[str, str]] = named_fields,
+    are_names: Callable[[str], bool] = lambda _: False,
 ) -> InferredRows | None:
     """Infer from rows that lie here, under the `fields` of their columns; rows of elsewhere, which may ask a
-    network, are not read. Raises UserError.
+    network, are not read. `are_names`: asked, by what speaks against it, whether the first line names the
+    columns. Raises UserError.
     """
-    elsewhere = is_s3(data) or is_asset(data) or is_hub(SourceSpec(path=data), here)
-    return None if elsewhere else infer_rows(data, here, fields(first_columns(data, here)))
+    if is_s3(data) or is_asset(data) or is_hub(SourceSpec(path=data), here):
+        return None
+    why = why_no_names(data, here)
+    if why is not None and not are_names(why):
+        fix = (
+            "Put a line of names above it, such as question,answer; where these are names all the same, "
+            "say which by --question and --answer, or --text"
+        )
+        raise UserError(why, field="--data", value=data, fix=fix)
+    return infer_rows(data, here, fields(first_columns(data, here)))
 
 
 def infer_rows(path: str, here: Path, fields: Mapping[str, str]) -> InferredRows:

@@ -251,7 +251,7 @@ def _header(file: DataFile, cells: list[str]) -> list[str]:
         )
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
-        fix = "The first line names each column once"
+        fix = "The first line names each column once; where it is a row, put a line of names above it"
         raise UserError(f"two columns of one name: {columns_of([double])}", file=file.name, line=1, fix=fix)
     return names
 
