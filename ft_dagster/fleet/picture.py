@@ -67,9 +67,10 @@ def look_at(
 
 
 def _may_run(row: FleetRow, looked: datetime | None, now: datetime) -> bool:
-    """Say whether a run that was in progress at the last tick may still be: it is not, where something was
-    judged or released since.
+    """Say whether a run that was in progress at the last tick may still be: it is not, where a run judged or
+    released something since. What a person approves or rolls back ends no run.
     """
-    since = () if row.version is None else (row.version.made, row.version.logged)
+    known = row.version
+    since = () if known is None else (known.made if known.gate else None, known.logged)
     done = max((at for at in since if at is not None), default=None)
     return looked is not None and now - looked < BEHIND and (done is None or done + SECOND < looked)

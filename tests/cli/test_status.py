@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from ft_dagster.fleet.refresh.sync_declarations import notice
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.fleet.table.version import Gain, KnownVersion
+from ft_dagster.lineage.release import ReleaseRequest, rollback
 from ft_dagster.lineage.stale import field_changed
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations
@@ -138,6 +140,16 @@ def test_what_was_released_since_the_last_tick_does_not_run_any_more(project: Pa
     assert state() != "running"
     table.note_look(datetime.now(UTC) + timedelta(seconds=5))
     assert state() == "running"
+
+
+def test_what_a_person_rolls_back_ends_no_run(project: Path) -> None:
+    table, store = table_of(project), load_settings(project).open_store()
+    for number in (1, 2):
+        release(store, "acme.running", adapter(number), f"{number}" * 64, work=project / ".ft_dagster/work")
+    time.sleep(2.1)  # a release log tells the time to the second
+    table.note_look(datetime.now(UTC))
+    rollback(store, "tenants/acme/running", ReleaseRequest("worse", "ann"))
+    assert said(project, "acme.running")["variants"][0]["state"] == "running"
 
 
 def test_a_row_has_its_gain_age_and_cost(project: Path) -> None:

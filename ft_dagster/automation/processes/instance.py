@@ -1,6 +1,7 @@
 """Opens the Dagster instance of a project, made on first use, and submits runs to it."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from ft_dagster.assets.partitions import GRAPH, PARTITIONS
 from ft_dagster.assets.release import put_into_production, release_event
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.processes import unfinished as unfinished_runs
-from ft_dagster.automation.run_launcher import LAUNCHER, MONITORING
+from ft_dagster.automation.run_launcher import LAUNCHER, MONITORING, process_of
 from ft_dagster.automation.tags import TENANT, VARIANT, variant_tags
 from ft_dagster.dagster_private import (
     PARTITION,
@@ -39,10 +40,14 @@ from ft_dagster.launch.environment import environment_with
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.program import Progress
+from ft_dagster.report.sentences.next_step import CANCELLED
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.training.checkpoints import complete
+from ft_dagster.training.contract import CHECKPOINTS
 
 LOCATION, REPOSITORY = "ft_dagster", "__repository__"
+ASK_AGAIN = 10.0  # seconds after which who did not take a cancellation is asked again
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 WORKSPACE_YAML = {
     "load_from": [{"python_module": {"module_name": "ft_dagster.definitions", "location_name": LOCATION}}]
@@ -267,17 +272,38 @@ def _submit(
 
 
 def cancel(instance: dg.DagsterInstance, launched: Sequence[Launched], patience: float = 120) -> None:
-    """Cancel every unfinished run and wait until each has ended."""
+    """Cancel every unfinished run and wait until each has ended. Who did not take it is asked again."""
     end = time.monotonic() + patience
-    asked: set[str] = set()
+    ask_at: dict[str, float] = {}
     while waiting := unfinished(instance, [newest_try(instance, run) for run in launched]):
         for run in waiting:
-            if run.run_id not in asked:
-                instance.run_coordinator.cancel_run(run.run_id)
-                asked.add(run.run_id)
+            if time.monotonic() >= ask_at.get(run.run_id, 0.0):
+                taken = instance.run_coordinator.cancel_run(run.run_id)
+                ask_at[run.run_id] = math.inf if taken else time.monotonic() + ASK_AGAIN
+                if not taken:
+                    _end_without_process(instance, run.run_id)
         if time.monotonic() > end:
             return
         time.sleep(1)
+
+
+def _end_without_process(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Report a run as cancelled whose process was killed: nobody else will say that it has ended."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished and process_of(instance, run_id).state == "gone":
+        instance.report_run_canceled(run)
+
+
+def unfinished_of(instance: dg.DagsterInstance, key: VariantKey) -> list[Launched]:
+    """Return the runs of a variant that wait, are in progress or are to be run again, of whichever assets and
+    whoever submitted them; the oldest first.
+    """
+    tags = {VARIANT: str(key)}
+    statuses = [*unfinished_runs.WAITING, *unfinished_runs.IN_PROGRESS]
+    runs = list(instance.get_runs(dg.RunsFilter(tags=tags, statuses=statuses), ascending=True))
+    killed = instance.get_runs(dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
+    runs += [run for run in killed if unfinished_runs.awaits_retry(instance, run)]
+    return [Launched(key, run.run_id) for run in runs]
 
 
 def unfinished(instance: dg.DagsterInstance, launched: Sequence[Launched]) -> list[Launched]:
@@ -323,7 +349,10 @@ def said_of_step(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Say why a run failed, in the words of its step or of its blocking check."""
+    """Say why a run did not succeed, in the words of its step or of its blocking check."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.status == dg.DagsterRunStatus.CANCELED:
+        return CANCELLED
     if (failed := failed_step(instance, run_id)) is not None:
         return failed
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
@@ -355,14 +384,29 @@ def failed_step(instance: dg.DagsterInstance, run_id: str) -> str | None:
 
 def progress_of(settings: Settings, key: VariantKey, since: float) -> Progress:
     """Return what the running program of a variant last wrote about its progress on this host; nothing where
-    that was before `since`, in seconds since 1970.
+    that was before `since`, in seconds since 1970. The time left goes on from when it was written.
     """
-    files = (settings.work_folder / "runs" / str(key)).glob("*/output/progress.json")
-    written, newest = max(((file.stat().st_mtime, file) for file in files), default=(0.0, None))
+    files = _outputs(settings, key, "progress.json")
+    written, newest = files[-1] if files else (0.0, None)
     if newest is None or written < since:
         return {}
     progress: Progress = json.loads(newest.read_text("utf-8"))
+    if (left := progress.get("eta_seconds")) is not None:
+        progress["eta_seconds"] = max(0.0, left - max(0.0, time.time() - written))
     return progress
+
+
+def newest_checkpoint(settings: Settings, key: VariantKey) -> int | None:
+    """Return the step of the newest checkpoint of a variant on this host; None without one."""
+    roots = _outputs(settings, key, CHECKPOINTS)
+    found = complete(roots[-1][1]) if roots else []
+    return found[-1].step if found else None
+
+
+def _outputs(settings: Settings, key: VariantKey, name: str) -> list[tuple[float, Path]]:
+    """Return what a variant's programs wrote by this name, with the time of it, the oldest first."""
+    files = (settings.work_folder / "runs" / str(key)).glob(f"*/output/{name}")
+    return sorted((file.stat().st_mtime, file) for file in files)
 
 
 def reused_everything(instance: dg.DagsterInstance, run_id: str) -> bool:

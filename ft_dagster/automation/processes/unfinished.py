@@ -26,6 +26,7 @@ from ft_dagster.dagster_private import (
 WAITING = [dg.DagsterRunStatus.QUEUED]
 IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 MOST_FAILURES = 5_000  # that the daemon has not come to: it goes through a hundred a second
+MOST_NAMED = 200  # runs that have ended, of which one is found by the beginning of its id
 # By which Dagster's daemon remembers up to which failure it decided on retries.
 CURSOR = f"EVENT_LOG_CONSUMER_CURSOR-{dg.DagsterEventType.RUN_FAILURE.value}"
 
@@ -87,6 +88,16 @@ def _left_by_its_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> b
         return False
     backfill = instance.get_backfill(of)
     return backfill is None or backfill.status in BULK_ACTION_TERMINAL_STATUSES
+
+
+def run_named(instance: dg.DagsterInstance, name: str) -> dg.DagsterRun | None:
+    """Return the run whose id is given, or alone begins so among those that have not ended and the newest."""
+    if (exact := instance.get_run_by_id(name)) is not None:
+        return exact
+    going = dg.RunsFilter(statuses=[*WAITING, *IN_PROGRESS])
+    runs = [*instance.get_runs(going), *instance.get_runs(limit=MOST_NAMED)]
+    found = {run.run_id: run for run in runs if run.run_id.startswith(name)}
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def in_progress(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:

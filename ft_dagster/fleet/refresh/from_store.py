@@ -229,7 +229,7 @@ def _known_version(shared: SharedState, row: FleetRow, declared: Declared | None
         waiting=waiting_version(stands.log),
         taken_back=taken_back(stands.log),
         made=None if newest is None else made(newest),
-        logged=datetime.fromisoformat(stands.log[-1].at) if stands.log else None,
+        logged=_released_at(stands.log),
         digest=None if export is None else export.digest,
         gate=None if verdict is None else verdict_word(verdict),
         verdict=None if verdict is None else verdict_sentence(verdict),
@@ -249,6 +249,12 @@ def _known_version(shared: SharedState, row: FleetRow, declared: Declared | None
         unserved=() if standing is None else standing.findings,
         withheld=standing is not None and standing.withheld,
     )
+
+
+def _released_at(log: Sequence[ReleaseEntry]) -> datetime | None:
+    """Return when a run last released a version; what persons did since is no run's."""
+    times = [datetime.fromisoformat(entry.at) for entry in log if entry.action == RELEASE]
+    return max(times, default=None)
 
 
 def _verdict(evaluation: Artifact | None) -> Verdict | None:

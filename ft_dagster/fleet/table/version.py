@@ -34,7 +34,7 @@ class Gain(NamedTuple):
 class KnownVersion:
     """Holds what is known of a version. `version`: in production; `waiting`: a newer one that somebody is to
     approve; `taken_back`: the newest, where it was rolled back; `made`: when what stands was judged or
-    trained, `logged`: when its release log was last written, both in UTC. `digest`: of the newest export.
+    trained, `logged`: when a run last released a version, both in UTC. `digest`: of the newest export.
     `gate`: the word of the newest verdict, `verdict`: its sentence, `result`: what came of its weights in
     a line, `next_step`: what a person does next. `gain`: of the newest evaluation over the base;
     `over_production`: of the newest version over the one that was served before it, each on its own

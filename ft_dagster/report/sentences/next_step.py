@@ -30,6 +30,7 @@ from ft_dagster.stage_entries import (
 
 Limit = int | Literal["auto"] | None
 NOTHING = "Nothing to do"
+CANCELLED = "it was cancelled"  # why a run did not succeed
 REGRESSION = "regression"  # the check of a new version against production
 SERVED = f"{NOTHING}; `ft-dagster catalogue` says how it is served"
 GOES_ON = {  # what the run does after a stage by itself
@@ -115,13 +116,16 @@ def next_of_state(
     `unserved`: why its version in production may no longer be served.
     """
     run = f"`ft-dagster run {variant}`"
-    mend = known if refused and known else f"{_mended(failure)}, then {run}"
+    mend = (
+        f"{run} goes on where it was cancelled" if failure == CANCELLED else f"{_mended(failure)}, then {run}"
+    )
+    mend = known if refused and known else mend
     otherwise = {
         "broken": "Mend the cause that is named",
         "parked": mend,
         "failing": mend,
         "stale": f"{run} brings it up to date",
-        "running": f"{NOTHING} while its run goes on",
+        "running": f"{run} follows its run, and `ft-dagster cancel {variant}` ends it",
         "never trained": f"{run} trains it",
         "not judged": f"{run} judges it",
         "retired": f"{NOTHING}; it is declared no longer",

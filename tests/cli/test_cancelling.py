@@ -1,0 +1,97 @@
+"""What `ft-dagster cancel` ends, and what it says of runs that have ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.automation.processes.instance import failure_of, open_instance
+from ft_dagster.automation.run_launcher import here, tell_launch
+from ft_dagster.automation.tags import VARIANT
+from ft_dagster.cli import app
+from ft_dagster.dagster_private import EngineEventData
+from ft_dagster.report.sentences.next_step import next_of_state
+from ft_dagster.settings import load_settings
+from tests.automation.declarations import declare
+from tests.instances import ORIGIN
+from tests.present import present
+
+pytestmark = pytest.mark.slow
+STATUS = dg.DagsterRunStatus
+KEY = "acme.places"
+
+
+@dg.job
+def variant_chain() -> None:
+    """Nothing of it is run."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    declare(tmp_path, KEY)
+    return tmp_path
+
+
+@pytest.fixture
+def instance(project: Path) -> Iterator[dg.DagsterInstance]:
+    with open_instance(load_settings(project)) as instance:
+        yield instance
+
+
+def run_of(instance: dg.DagsterInstance, status: STATUS) -> dg.DagsterRun:
+    tags = {VARIANT: KEY}
+    return instance.create_run_for_job(variant_chain, status=status, tags=tags, remote_job_origin=ORIGIN)
+
+
+def cancel(project: Path, *words: str) -> Any:
+    return CliRunner().invoke(app, ["--project", str(project), "cancel", *words])
+
+
+def test_a_queued_run_and_one_whose_process_was_killed_are_cancelled_and_what_is_kept_is_said(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    killed, queued = run_of(instance, STATUS.STARTED), run_of(instance, STATUS.QUEUED)
+    tell_launch(instance, killed, present(here()))
+    instance.report_engine_event("Started process for run", killed, EngineEventData.in_process(ended.pid))
+    done = cancel(project, KEY, "--json")
+    assert done.exit_code == 0, done.output
+    runs = json.loads(done.stdout)["runs"]
+    assert [(run["run_id"], run["run_status"]) for run in runs] == [
+        (each.run_id, "CANCELED") for each in (killed, queued)
+    ]
+    assert f"is kept: `ft-dagster run {KEY}` goes on from there" in runs[0]["message"]
+
+
+def test_where_nothing_runs_it_says_so_in_one_line_as_often_as_it_is_asked(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    run = run_of(instance, STATUS.QUEUED)
+    assert cancel(project, run.run_id[:8]).exit_code == 0
+    again, named = cancel(project, run.run_id[:8]), cancel(project, KEY)
+    assert (again.exit_code, named.exit_code) == (0, 0)
+    assert again.stdout == f"{KEY}: run {run.run_id[:8]} had ended before (canceled): nothing to cancel\n"
+    assert named.stdout == f"{KEY}: no run of it waits or is in progress\n"
+
+
+@pytest.mark.parametrize("name", ["acme.nope", "0123abcd"])
+def test_a_name_that_nothing_has_is_refused(project: Path, instance: dg.DagsterInstance, name: str) -> None:
+    found = cancel(project, name)
+    assert found.exit_code
+    assert f"got '{name}'" in str(found.exception)
+
+
+def test_after_a_cancellation_nothing_is_to_be_mended(instance: dg.DagsterInstance) -> None:
+    run = run_of(instance, STATUS.STARTED)
+    instance.report_run_canceled(run)
+    said = next_of_state(KEY, "failing", "", failure=failure_of(instance, run.run_id))
+    assert said == f"`ft-dagster run {KEY}` goes on where it was cancelled"
