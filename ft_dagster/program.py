@@ -47,7 +47,8 @@ class Progress(TypedDict, total=False):
     """Describes progress.json of a program that runs.
 
     It tells: of a training its steps, and of general questions asked meanwhile the share that is right, its
-    base's too; of an evaluation its questions (`done`, `total`, and those of which `task`).
+    base's too; of an evaluation its questions (`done`, `total`, and those of which `task`; before there
+    is a `total`, what it does). Who reads it adds `age`: seconds since it was written.
     """
 
     step: int
@@ -60,6 +61,7 @@ class Progress(TypedDict, total=False):
     done: int
     total: int
     task: str
+    age: float
 
 
 def read_json_as(file: Path, kind: type[T]) -> T:

@@ -17,8 +17,9 @@ import dagster as dg
 
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.automation.picture import picture, table_of_store
-from ft_dagster.automation.processes.instance import current_step, progress_of
+from ft_dagster.automation.processes.instance import current_step
 from ft_dagster.automation.processes.unfinished import IN_PROGRESS, in_progress, waits_for
+from ft_dagster.automation.running import program_now
 from ft_dagster.automation.tags import VARIANT
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.budgets import BudgetRow, budget_rows
@@ -149,8 +150,8 @@ class FleetReader:
     def _in_progress(self, record: dg.RunRecord, held_up: Mapping[str, str]) -> RunNow:
         run, progress = record.dagster_run, ""
         asset, since = current_step(self.instance, run.run_id)
-        with suppress(UserError, OSError, ValueError):  # of no variant; or its file was just replaced
-            progress = bar(progress_of(self.settings, VariantKey.parse(_name(run)), since))
+        with suppress(UserError):  # of no variant
+            progress = bar(program_now(self.settings, VariantKey.parse(_name(run)), since).progress)
         began = since or record.start_time or record.create_timestamp.timestamp()
         waits = run.status == dg.DagsterRunStatus.STARTING
         why = waits_for(self.instance, run, ()) if waits else held_up.get(run.run_id, "")

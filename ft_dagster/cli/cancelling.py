@@ -103,11 +103,11 @@ def _came_of(instance: DagsterInstance, settings: Settings, run: Launched, asked
     """Say what came of a run. `asked`: to be cancelled, since it had not ended before."""
     from ft_dagster.automation.processes.instance import (
         current_step,
-        newest_checkpoint,
         newest_try,
         status_of,
         unfinished,
     )
+    from ft_dagster.automation.running import newest_checkpoint
 
     run = newest_try(instance, run)
     status, step = status_of(instance, run).value, current_step(instance, run.run_id)[0]

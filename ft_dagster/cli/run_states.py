@@ -60,10 +60,10 @@ def _state(
     from ft_dagster.automation.processes.instance import (
         current_step,
         failed_step,
-        progress_of,
         said_of_step,
     )
     from ft_dagster.automation.processes.unfinished import waits_for
+    from ft_dagster.automation.running import program_now
     from ft_dagster.report.sentences.progress import bar, in_words
 
     variant, number = str(run.key), run.run_id[:8]
@@ -74,7 +74,7 @@ def _state(
     step, since = current_step(instance, run.run_id)
     if state != STARTED:
         return RunState(variant, number, state, step, "", "")
-    progress = progress_of(settings, run.key, since)
+    progress = program_now(settings, run.key, since).progress
     said = "" if bar(progress) else said_of_step(instance, run.run_id)
     failed = failed_step(instance, run.run_id) or ""
     shown, words = bar(progress) or said, in_words(progress) or said

@@ -92,8 +92,9 @@ def status(
     of_store, damaged = _of_store(settings, declarations, shown) if found.exact else ({}, [])
     wrong = [*_declared_wrong(declarations, found, rows, asked), *damaged]
     wrong += [] if variants else map(_error, declarations.misnamed.values())
+    going = _how_far(settings, shown)
     if as_json:
-        told = [{**of_store.get(row.variant, {}), **row.to_json()} for row in shown]
+        told = [{**of_store.get(row.variant, {}), **row.to_json(), **_progress(row, going)} for row in shown]
         told = [row for row in told if not found.exact or row["variant"] in of_store]
         looked = None if found.looked is None else found.looked.isoformat(timespec="seconds")
         print_json({"variants": told, "broken": wrong, "exact": found.exact, "runs_as_of": looked})
@@ -101,9 +102,13 @@ def status(
     _print([row.of_causes if stale else row for row in shown])
     if len(shown) < len(ordered):
         out.print(f"{len(ordered) - len(shown)} more: --limit 0 shows all", highlight=False)
+    for row in shown if not variants else ():
+        if row.state == "running":
+            tell(f"{row.variant}: {'; '.join(filter(None, (going.get(row.variant), row.next_step)))}")
     for row in shown if variants else ():
         known = of_store.get(row.variant, {})
-        _print_more(row, [str(known[name]) for name in ("verdict", "next_look") if known.get(name)])
+        from_store = [str(known[name]) for name in ("verdict", "next_look") if known.get(name)]
+        _print_more(row, [*filter(None, (going.get(row.variant),)), *from_store])
     said = states_sentence([row.state for row in rows])
     more = "" if found.exact else "; --exact reads the store"
     out.print(f"{said}; {found.from_when}{more}", highlight=False, soft_wrap=True)
@@ -111,6 +116,32 @@ def status(
         tell(line)
     for error in () if stale or failing else wrong:
         out.print(f"[red]broken[/] {escape(str(error['message']))}", highlight=False, soft_wrap=True)
+
+
+def _how_far(settings: Settings, shown: Sequence[StatusRow]) -> dict[str, str]:
+    """Return what the programs of running variants do on this host, and how far they are, or what they wait
+    for, by variant; nothing of a run that holds no device and waits for none.
+    """
+    running = [row.variant for row in shown if row.state == "running"]
+    if not running:
+        return {}
+    from ft_dagster.automation.running import program_now
+    from ft_dagster.launch.leases import of_host
+    from ft_dagster.report.sentences.progress import in_words
+
+    try:
+        table = of_host(settings.host).table()
+    except UserError as error:
+        return dict.fromkeys(running, f"what it does is not known ({error})")
+    said = {each.variant: f"waits: {each.why}" for each in table.waiting}
+    for name in {each.variant for each in table.devices} & set(running):
+        stage, progress = program_now(settings, VariantKey.parse(name))
+        said[name] = ": ".join(filter(None, (stage, in_words(progress))))
+    return {name: said[name] for name in running if said.get(name)}
+
+
+def _progress(row: StatusRow, going: dict[str, str]) -> dict[str, str | None]:
+    return {"progress": going.get(row.variant)} if row.state == "running" else {}
 
 
 def _is_retired(row: StatusRow, variants: list[str] | None, tenant: str | None) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ft_dagster.program import write_json
 
+FILE = "progress.json"
 LINE_SECONDS = 5.0
 FILE_SECONDS = 1.0
 
@@ -15,12 +16,17 @@ class EvaluationProgress:
     """Counts questions over all tasks. One at a time: `start` a task, `advance` it, start the next."""
 
     def __init__(self, folder: Path, questions: int) -> None:
-        self.file = folder / "progress.json"
+        self.file = folder / FILE
         self.total = questions
         self.finished = 0
         self.started = time.monotonic()
         self.task, self.size, self.share = "", 0, 0.0
         self.last_line = self.last_file = 0.0
+
+    @staticmethod
+    def loads(folder: Path) -> None:
+        """Say that the model is being loaded, before the questions are counted."""
+        write_json(folder / FILE, {"task": "loads the model"})
 
     def start(self, task: str, questions: int) -> None:
         """Begin a task of `questions` questions; the one before counts as done."""

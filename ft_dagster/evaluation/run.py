@@ -64,6 +64,7 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
         return {"questions": 0, "seconds": 0.0}
     from ft_dagster.evaluation.models.model import load_judged, withhold
 
+    EvaluationProgress.loads(request.output)
     base, tuned = request.model.base.folder, request.model.tuned
     weights = None if tuned is None else tuned.folder
     model, tokenizer, difference = load_judged(base, weights, device=request.device, dtype=request.dtype)

@@ -9,7 +9,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ft_dagster.automation.processes.instance import current_step, progress_of, said_of_step
+from ft_dagster.automation.processes.instance import current_step, said_of_step
+from ft_dagster.automation.running import program_now
+from ft_dagster.report.sentences.progress import in_words
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 
@@ -19,13 +21,32 @@ KEY = VariantKey("acme", "support")
 def test_a_program_that_ended_before_the_step_began_says_nothing_of_it(tmp_path: Path) -> None:
     (tmp_path / "tenants").mkdir()
     settings = load_settings(tmp_path)
-    assert progress_of(settings, KEY, 0) == {}
+    assert program_now(settings, KEY).progress == {}
     file = settings.work_folder / "runs" / str(KEY) / "fine_tuned_model-1" / "output" / "progress.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"step": 3, "total_steps": 9}), "utf-8")
-    assert progress_of(settings, KEY, time.time() - 60) == {"step": 3, "total_steps": 9}
+    stage, progress = program_now(settings, KEY, time.time() - 60)
+    assert (stage, in_words(progress)) == ("fine_tuned_model", "step 3 of 9")
     os.utime(file, (0, 0))
-    assert progress_of(settings, KEY, time.time() - 60) == {}
+    assert program_now(settings, KEY, time.time() - 60).progress == {}
+
+
+def test_the_time_left_goes_on_between_two_batches_and_so_does_the_wait_for_the_first(tmp_path: Path) -> None:
+    def said(age: float, **progress: object) -> str:
+        (tmp_path / "tenants").mkdir(exist_ok=True)
+        settings = load_settings(tmp_path)
+        file = settings.work_folder / "runs" / str(KEY) / "evaluation-1" / "output" / "progress.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(progress), "utf-8")
+        os.utime(file, (time.time() - age, time.time() - age))
+        return in_words(program_now(settings, KEY).progress)
+
+    assert said(40, done=20, total=60, task="sea_quiz", eta_seconds=100.4) == "20 of 60, sea_quiz, ETA 1m 00s"
+    assert said(140.4, done=20, total=60, task="sea_quiz", eta_seconds=100) == (
+        "20 of 60, sea_quiz, unchanged for 2m 20s"
+    )
+    assert said(20.4, done=0, total=60, task="sea_quiz") == "0 of 60, sea_quiz, unchanged for 0m 20s"
+    assert said(20.4, task="loads the model") == "loads the model, unchanged for 0m 20s"
 
 
 def test_what_a_step_said_last_is_shown_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ft_dagster.automation.running import program_now
 from ft_dagster.report.sentences.progress import bar
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
@@ -80,12 +80,5 @@ def _running(settings: Settings, key: VariantKey, since: float) -> tuple[str, st
     """Return (stage, progress) of the program of a variant that wrote its progress last; empty where none
     does.
     """
-    try:
-        files = (settings.work_folder / "runs" / str(key)).glob("*/output/progress.json")
-        written, file = max((file.stat().st_mtime, file) for file in files)
-        progress = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):  # none, or just removed
-        return "", ""
-    if written < since:
-        return "", ""
-    return file.parents[1].name.rpartition("-")[0], bar(progress)
+    found = program_now(settings, key, since)
+    return found.stage, bar(found.progress)

@@ -1,6 +1,5 @@
 """Opens the Dagster instance of a project, made on first use, and submits runs to it."""
 
-import json
 import math
 import os
 import time
@@ -39,12 +38,9 @@ from ft_dagster.files import make_folder, new_file
 from ft_dagster.launch.environment import environment_with
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.program import Progress
 from ft_dagster.report.sentences.next_step import CANCELLED
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.training.checkpoints import complete
-from ft_dagster.training.contract import CHECKPOINTS
 
 LOCATION, REPOSITORY = "ft_dagster", "__repository__"
 ASK_AGAIN = 10.0  # seconds after which who did not take a cancellation is asked again
@@ -380,33 +376,6 @@ def failed_step(instance: dg.DagsterInstance, run_id: str) -> str | None:
         if data.error:
             return f"{event.step_key}: {data.error.message.strip()}"
     return None
-
-
-def progress_of(settings: Settings, key: VariantKey, since: float) -> Progress:
-    """Return what the running program of a variant last wrote about its progress on this host; nothing where
-    that was before `since`, in seconds since 1970. The time left goes on from when it was written.
-    """
-    files = _outputs(settings, key, "progress.json")
-    written, newest = files[-1] if files else (0.0, None)
-    if newest is None or written < since:
-        return {}
-    progress: Progress = json.loads(newest.read_text("utf-8"))
-    if (left := progress.get("eta_seconds")) is not None:
-        progress["eta_seconds"] = max(0.0, left - max(0.0, time.time() - written))
-    return progress
-
-
-def newest_checkpoint(settings: Settings, key: VariantKey) -> int | None:
-    """Return the step of the newest checkpoint of a variant on this host; None without one."""
-    roots = _outputs(settings, key, CHECKPOINTS)
-    found = complete(roots[-1][1]) if roots else []
-    return found[-1].step if found else None
-
-
-def _outputs(settings: Settings, key: VariantKey, name: str) -> list[tuple[float, Path]]:
-    """Return what a variant's programs wrote by this name, with the time of it, the oldest first."""
-    files = (settings.work_folder / "runs" / str(key)).glob(f"*/output/{name}")
-    return sorted((file.stat().st_mtime, file) for file in files)
 
 
 def reused_everything(instance: dg.DagsterInstance, run_id: str) -> bool:

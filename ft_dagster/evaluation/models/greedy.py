@@ -120,27 +120,41 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
 
 
-def write(model: Any, rows: Sequence[PromptRow], *, logits: int = 0) -> list[Greedy]:
-    """Write the answers to all rows, in one batch.
+def _unheard(share: float) -> None:
+    """Take a share that nobody asked for."""
+
+
+def write(
+    model: Any, rows: Sequence[PromptRow], *, logits: int = 0, on_progress: Callable[[float], None] = _unheard
+) -> list[Greedy]:
+    """Write the answers to all rows, in one batch; `on_progress` hears the share of it that is done, below 1.
 
     `logits`: of how many of the prompts' last positions they are returned, and those of each choice. `model`
     is in evaluation mode; its generation settings may be others afterwards.
     """
     with torch.no_grad():
         layers = _cache_layers(model)
-        return _generate(model, rows, logits) if layers is None else _write(model, layers, rows, logits)
+        if layers is None:
+            return _generate(model, rows, logits)
+        return _write(model, layers, rows, logits, on_progress)
 
 
 def write_all(
     model: Any,
     rows: Sequence[PromptRow],
     tokens: int,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: Callable[[float], None] = _unheard,
 ) -> list[Greedy]:
     """Write the answers to all rows, in batches of `tokens`; `on_progress` hears the share that is done."""
     found: dict[int, Greedy] = {}
     for some in batches_of(rows, tokens):
-        found.update(zip(some, write(model, [rows[place] for place in some]), strict=True))
+        before, own = len(found), len(some)
+
+        def advance(share: float, before: int = before, own: int = own) -> None:
+            on_progress((before + share * own) / len(rows))
+
+        written = write(model, [rows[place] for place in some], on_progress=advance)
+        found.update(zip(some, written, strict=True))
         on_progress(len(found) / len(rows))
     return [found[place] for place in range(len(rows))]
 
@@ -173,7 +187,13 @@ def _cache_layers(model: Any) -> list[Any] | None:
     return layers if {type(layer) for layer in layers} <= known else None
 
 
-def _write(model: Any, layers: list[Any], asked: Sequence[PromptRow], logits: int) -> list[Greedy]:
+def _write(
+    model: Any,
+    layers: list[Any],
+    asked: Sequence[PromptRow],
+    logits: int,
+    on_progress: Callable[[float], None],
+) -> list[Greedy]:
     forward = _forward_of(model)
     read, cache, mask = _read_prompts(model, layers, asked, logits)
     answers = [
@@ -193,6 +213,8 @@ def _write(model: Any, layers: list[Any], asked: Sequence[PromptRow], logits: in
         going = [n for n, row in enumerate(rows) if row not in ended]
         if not going:
             return answers
+        done = sum(len(answers[rows[n]].tokens) / asked[rows[n]].new_tokens for n in going)
+        on_progress((len(asked) - len(going) + done) / len(asked))
         if (len(rows) - len(going)) * LEAVING >= len(rows):
             rows, kept = [rows[n] for n in going], torch.tensor(going, device=model.device)
             mask, position, chosen = mask[kept], position[kept], chosen[kept]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from ft_dagster.program import Progress
 
 WIDTH = 20
+STANDS = 10.0  # seconds without news, after which it is said how long there was none
 
 
 def bar(progress: Progress) -> str:
     """Return `#####---- 12/64  loss 1.93  310 tok/s  ETA 1m 20s` from a progress.json; empty without one."""
     done, total = _counted(progress)
     if not total:
-        return ""
+        return "  ".join(filter(None, (str(progress.get("task") or ""), _left(progress))))
     filled = round(WIDTH * min(1.0, done / total))
     speed = progress.get("tokens_per_second")
     task, loss, right, eta = _figures(progress)
@@ -25,7 +26,7 @@ def in_words(progress: Progress) -> str:
     """
     done, total = _counted(progress)
     if not total:
-        return ""
+        return ", ".join(filter(None, (str(progress.get("task") or ""), _left(progress))))
     counted = f"{'step ' if 'step' in progress else ''}{done:,} of {total:,}"
     return ", ".join([counted, *filter(None, _figures(progress))])
 
@@ -41,11 +42,23 @@ def _figures(progress: Progress) -> tuple[str, str, str, str]:
     """Return the task, the loss, the general questions that are right and the time that is left, each empty
     where it is unknown.
     """
-    loss, eta = progress.get("loss"), progress.get("eta_seconds")
+    loss = progress.get("loss")
     right, base = progress.get("questions_right"), progress.get("base_right")
     return (
         str(progress.get("task") or ""),
         "" if loss is None else f"loss {loss:.2f}",
         "" if right is None or base is None else f"general questions {right:.0%} (base {base:.0%})",
-        "" if eta is None else f"ETA {eta // 60:.0f}m {eta % 60:02.0f}s",
+        _left(progress),
     )
+
+
+def _left(progress: Progress) -> str:
+    """Say how long it will take from now on; where that is not known, or over, since when nothing is new."""
+    age, eta = progress.get("age", 0.0), progress.get("eta_seconds")
+    if eta is not None and (eta > age or age < STANDS):
+        return f"ETA {_clock(max(0.0, eta - age))}"
+    return "" if age < STANDS else f"unchanged for {_clock(age)}"
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds // 60:.0f}m {seconds % 60:02.0f}s"

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from ft_dagster.evaluation.models import arithmetic
-from ft_dagster.evaluation.models.greedy import PromptRow, RoomyLayer, batches_of, last_logits, rows_of, write
+from ft_dagster.evaluation.models.greedy import (
+    PromptRow,
+    RoomyLayer,
+    batches_of,
+    last_logits,
+    rows_of,
+    write,
+    write_all,
+)
 from ft_dagster.evaluation.models.load import load_base, load_tuned
 from tests.evaluation.payloads import make_payload, write_greedily
 
@@ -225,3 +233,9 @@ def test_other_architectures_answer_as_alone(make: Callable[[], Any]) -> None:
         torch.allclose(answer.read[-2:], last_logits(model, prompt, 2), atol=1e-4)
         for answer, prompt in zip(answers, PROMPTS, strict=True)
     )
+
+
+def test_how_far_it_is_is_heard_within_a_batch(model: Any) -> None:
+    heard = list[float]()
+    write_all(model, rows_of(PROMPTS, new_tokens=4, ends=NEVER), 10_000, heard.append)
+    assert heard == [0.25, 0.5, 0.75, 1.0]
