@@ -200,7 +200,8 @@ def _test_rows(spec: VariantSpec, looks: Sequence[SourceLook]) -> int | None:
     placed = SplitLook()
     for look in looks:
         placed.add(*look.rows)
-    return placed.test_rows(spec.data.splits, sum(look.counted - len(look.rows) for look in looks))
+    unplaced = sum(look.counted - len(look.rows) for look in looks)
+    return round(placed.rows_by_split(spec.data.splits, unplaced)["test"])
 
 
 def _check_rows(

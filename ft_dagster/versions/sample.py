@@ -20,6 +20,7 @@ from ft_dagster.data.rows.rows import Row
 from ft_dagster.data.rows.rows_read import PLACED, SourceLook
 from ft_dagster.data.rows.sources import read_raw, read_rows
 from ft_dagster.data.rows.split_look import SplitLook
+from ft_dagster.data.rows.splits import SPLITS
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.planning.context import Counts
 from ft_dagster.planning.longest_example import longest_example
@@ -94,7 +95,8 @@ def sample(
         trained += times * made.trained
         longest = max(longest, made.longest)
         read, rows_in_all, unplaced = [*read, *rows], rows_in_all + whole, unplaced + whole - len(placed)
-    kept = 1 - spec.data.splits.validation - spec.data.splits.test
+    of_split = splits.rows_by_split(spec.data.splits, unplaced)
+    kept, validating = (of_split[split] / max(1, rows_in_all) for split in ("train", "validation"))
     mixed = spec.data.general
     share = asked_share(mixed)
     processed = mixed is not None and mixed.share_of == "processed"
@@ -105,12 +107,14 @@ def sample(
         round(kept * trained + general),
         share,
         max_length,
-        math.ceil(examples * spec.data.splits.validation),
+        math.ceil(examples * validating),
         longest,
     )
     looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
-    basis = f"an estimate from {looked_at}; duplicates are not looked for"
-    return Counted(counts, basis, splits.test_rows(spec.data.splits, unplaced), tuple(read), more)
+    beside = " and ".join(f"{of_split[split]:,.0f} to {split}" for split in SPLITS[1:] if of_split[split])
+    held_out = f", with {beside.replace('validation', 'validate')} beside them" if beside else ""
+    basis = f"an estimate from {looked_at}{held_out}; near duplicates are not looked for"
+    return Counted(counts, basis, round(of_split["test"]), tuple(read), more)
 
 
 def _lengths(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ft_dagster.data.rows.rows import Row
-from ft_dagster.data.rows.splits import SplitGroups, group_key, position_of_normal, split_at
+from ft_dagster.data.rows.splits import SplitGroups, group_key, position_of_normal, shares_of, split_at
 from ft_dagster.spec.data import SplitsSpec
 
 
@@ -26,7 +28,7 @@ class SplitLook:
         """Return where in [0, 1) each different row falls, see `split_at`."""
         return tuple(self._groups.position(key, fallback) for key, fallback in self._places.values())
 
-    def test_rows(self, splits: SplitsSpec, unplaced: int = 0) -> int:
-        """Return how many rows fall into the test split; of rows counted but not placed, its share."""
-        fallen = sum(split_at(position, splits) == "test" for position in self.positions())
-        return fallen + round(unplaced * splits.test)
+    def rows_by_split(self, splits: SplitsSpec, unplaced: int = 0) -> dict[str, float]:
+        """Return how many rows fall into each split; of rows counted but not placed, its share."""
+        fallen = Counter(split_at(position, splits) for position in self.positions())
+        return {split: fallen[split] + unplaced * share for split, share in shares_of(splits).items()}
