@@ -21,7 +21,7 @@ from ft_dagster.dagster_private import PRIORITY
 from ft_dagster.stage_entries import TRAINING_PLAN
 
 Order = tuple[int, float]  # priority, and hours by the plan: the greater goes first
-HOURS = "hours"
+HOURS = "hours to train and judge"
 PATIENCE, PACE = 15.0, 0.25  # seconds
 LEISURE = 10  # a pause is at least this many times as long as the look before it took
 TO_ASK = 1.0  # seconds from the start of a step until its program stands in line

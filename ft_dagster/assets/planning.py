@@ -30,7 +30,7 @@ from ft_dagster.versions.plan_warnings import plan_warnings
 from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Workspace
 
-SHOWN = ("method", "fits", "GB a device", "one training", AGAINST)  # of the ranking: the report has all
+SHOWN = ("method", "fits", "GB a device", "train, judge", AGAINST)  # of the ranking: the report has all
 SHOWN_AT = tuple((*COLUMNS, AGAINST).index(name) for name in SHOWN)
 
 
@@ -90,7 +90,7 @@ def _storage(estimate: Estimate) -> list[list[Any]]:
             f"at most {storage.checkpoints_at_most} checkpoints while it trains",
             size(storage.checkpoints_bytes),
         ],
-        ["released as an adapter", size(storage.adapter_bytes)],
+        ["released as an adapter, in fp32 and without its tokenizer", size(storage.adapter_bytes)],
         ["released whole", size(storage.whole_bytes)],
     ]
 

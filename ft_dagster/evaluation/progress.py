@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ft_dagster.durations import duration
 from ft_dagster.program import write_json
 
 FILE = "progress.json"
@@ -63,10 +64,6 @@ class EvaluationProgress:
             print(self._line(done, left), flush=True)
 
     def _line(self, done: float, left: float | None) -> str:
-        waiting = "" if left is None or done >= self.total else f", about {_clock(left)} left"
+        waiting = "" if left is None or done >= self.total else f", about {duration(left)} left"
         own = f"{self.task} {int(self.share * self.size)}/{self.size}, " if self.size else ""
         return f"evaluation: {own}{int(done)}/{self.total} questions{waiting}"
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -68,12 +68,12 @@ def release_warnings(spec: VariantSpec, name: str, storage: StorageBytes, sharin
     if spec.export.format == "merged" and sharing > 1:
         said.append(
             f"export: merged writes {whole} for each of the tenant's {sharing} variants on this base; "
-            f"an adapter is {adapter} beside the one base"
+            f"an adapter is {adapter} in fp32 beside the one base"
         )
     if spec.export.format == "adapter" and sharing == 1:
         said.append(
-            f"export: adapter is {adapter} and needs its base beside it; no other variant of the tenant's "
-            f"shares that base, and merged ({whole}) would serve without the adapter's cost"
+            f"export: adapter is {adapter} in fp32 and needs its base beside it; no other variant of the "
+            f"tenant's shares that base, and merged ({whole}) would serve without the adapter's cost"
         )
     return said
 

@@ -75,6 +75,11 @@ class StorageBytes:
     whole_bytes: int | None
 
 
+def adapter_bytes(trained: int) -> int:
+    """Return the bytes of an adapter's weights as they are exported, in fp32, without its tokenizer."""
+    return trained * FP32
+
+
 def memory(load: Load, stage: int, offload: str) -> RuleOfThumbBytes:
     """Return what one process holds: frozen weights, and weights, gradients and moments of what is trained.
 
@@ -121,7 +126,7 @@ def storage(load: Load, stage: int, training: TrainingSettings) -> StorageBytes:
     optimizer = trained * MOMENTS
     kept = training.keep_best + training.keep_last + 2
     known = method_of(load.method)
-    adapter = trained * FP32 if "adapter" in known.exports else None
+    adapter = adapter_bytes(trained) if "adapter" in known.exports else None
     merged = load.facts.base_bytes + (adapter or 0) if known.freezes else trained * BF16
     return StorageBytes(
         checkpoint_weights_bytes=weights,

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+from ft_dagster.durations import of_hours
 from ft_dagster.methods import method_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods import defaults
@@ -230,7 +231,7 @@ def _priced(cost: ProbeCost) -> str:
     if cost.hours is None:
         return ""
     usd = "" if cost.usd is None else f", ${cost.usd:,.2f}"
-    return f", {cost.hours:,.2f} h{usd} beside what it takes to start them"
+    return f", {of_hours(cost.hours)}{usd} beside what it takes to start them"
 
 
 def _flops(planned: PlannedMethod, facts: Facts) -> float:

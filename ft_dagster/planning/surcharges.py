@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ft_dagster.durations import of_hours
 from ft_dagster.methods import method_of
 from ft_dagster.models.stored import stored_words
 from ft_dagster.planning.dryrun.architecture import architecture_file
@@ -42,7 +43,7 @@ def _unpacked(spec: VariantSpec, facts: Facts, context: PlanContext, found: Surv
     passed = facts.tokens * epochs_of(training, facts)
     spent = found.decision.row(name).figures.training
     hours = None if spent is None else spent.hours
-    long = "" if hours is None else f", {_hours(hours)} of training in place of {_hours(hours / times)}"
+    long = "" if hours is None else f", {of_hours(hours)} of training in place of {of_hours(hours / times)}"
     return (
         f"not packed, for examples would reach each other ({facts.leak}): each has a row of its own, "
         f"{facts.examples:,} a pass in place of about {rows_of(True, facts):,}, padded to the longest of its "
@@ -55,10 +56,6 @@ def _unpacked(spec: VariantSpec, facts: Facts, context: PlanContext, found: Surv
 def _steps(training: TrainingSettings, facts: Facts, context: PlanContext) -> int:
     counted = None if context.lengths is None else context.lengths.steps(training, facts.ranks)
     return steps_of(training, facts) if counted is None else counted
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.2g} minutes"
 
 
 def _scores(spec: VariantSpec, facts: Facts, context: PlanContext, chosen: PlannedMethod) -> str | None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster import durations
 from ft_dagster.lineage.verdict import Rule
 
 if TYPE_CHECKING:
@@ -43,15 +44,8 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds as time: 200 -> "3m 20s"; 7500 -> "2h 05m"; 4.2 -> "4.2s"."""
-    if seconds is None:
-        return ABSENT
-    if seconds < 59.95:
-        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m {rest:02d}s"
-    return f"{minutes // 60}h {minutes % 60:02d}m"
+    """Write seconds as time, see `durations`; a dash where they are not known."""
+    return ABSENT if seconds is None else durations.duration(seconds)
 
 
 SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))  # bytes of each

@@ -213,7 +213,7 @@ def estimated_rows(figures: TrainingFigures) -> list[list[Any]]:
     steps, whole = (plan.get(name) for name in ("training_hours", "hours"))
     return [
         ["time of the training", _of_hours(steps), duration(max(figures.seconds, figures.training_seconds))],
-        *([["with the evaluation", _of_hours(whole), ABSENT]] if steps is None else []),
+        *([["training and judging", _of_hours(whole), ABSENT]] if steps is None else []),
         ["memory at its highest", size(plan.get("memory_bytes")), size(figures.peak_bytes)],
     ]
 

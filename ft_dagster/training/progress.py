@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from ft_dagster.durations import duration
 from ft_dagster.program import Progress, write_json
 from ft_dagster.strict_json import finite
 
@@ -126,7 +127,8 @@ class TrainingProgress:
             self._said = now
             self.say(
                 f"step {step}/{self._total}  loss {loss:.2f}  gradient {grad_norm:.2g}"
-                f"  rate {learning_rate:.1e}  {tokens_per_second:,.0f} tok/s  ETA {duration(eta_seconds)}"
+                f"  rate {learning_rate:.1e}  {tokens_per_second:,.0f} tok/s"
+                f"  ETA {duration(max(0.0, eta_seconds))}"
             )
 
     def evaluated(self, step: int, split: str, loss: float, on: str, best: bool) -> None:
@@ -148,12 +150,3 @@ class TrainingProgress:
         if self._file is not None:
             write_json(self._file, figures)
         self._channel.report({"type": "progress", "variant": self._variant, **figures})
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as time: 80 -> "1m 20s"."""
-    whole = max(0, round(seconds))
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    if hours:
-        return f"{hours}h {minutes:02d}m"
-    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"

@@ -45,8 +45,8 @@ def test_the_time_left_goes_on_between_two_batches_and_so_does_the_wait_for_the_
     assert said(140.4, done=20, total=60, task="sea_quiz", eta_seconds=100) == (
         "20 of 60, sea_quiz, unchanged for 2m 20s"
     )
-    assert said(20.4, done=0, total=60, task="sea_quiz") == "0 of 60, sea_quiz, unchanged for 0m 20s"
-    assert said(20.4, task="loads the model") == "loads the model, unchanged for 0m 20s"
+    assert said(20.4, done=0, total=60, task="sea_quiz") == "0 of 60, sea_quiz, unchanged for 20s"
+    assert said(20.4, task="loads the model") == "loads the model, unchanged for 20s"
 
 
 def test_what_a_step_said_last_is_shown_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,10 +209,14 @@ def test_knowledge_is_judged_by_questions(method: str, task: tuple[()] | tuple[s
 @pytest.mark.parametrize(
     ("export", "sharing", "said"),
     [
-        ("merged", 5, "16,228.3 MB for each of the tenant's 5 variants on this base; an adapter is 167.8 MB"),
+        (
+            "merged",
+            5,
+            "16,228.3 MB for each of the tenant's 5 variants on this base; an adapter is 167.8 MB",
+        ),
         ("merged", 1, None),
         ("adapter", 5, None),
-        ("adapter", 1, "adapter is 167.8 MB and needs its base beside it"),
+        ("adapter", 1, "adapter is 167.8 MB in fp32 and needs its base beside it"),
     ],
 )
 def test_an_export_that_does_not_suit_the_number_of_variants_shows_both_sizes(

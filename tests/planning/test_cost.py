@@ -183,11 +183,12 @@ def test_experiments_of_unknown_hours_are_unknown() -> None:
 def test_copies_take_a_server_each_and_adapters_share_one() -> None:
     copies, shared = (
         serve_copies(16_000_000_000, 10, A100_80),
-        serve_adapters(16_000_000_000, 84_000_000, 10, A100_80),
+        serve_adapters(16_000_000_000, 42_000_000, 10, A100_80),
     )
     assert (copies.gpus, copies.memory_bytes) == (3, 192_000_000_000)
     assert (shared.gpus, shared.memory_bytes) == (1, 20_040_000_000)
     assert "4 on a GPU" in copies.sentence
+    assert "10 adapters of 168.0 MB in fp32 (84.0 MB loaded in bf16)" in shared.sentence
 
 
 def test_a_model_too_large_for_a_gpu_is_spread() -> None:
@@ -198,7 +199,7 @@ def test_a_model_too_large_for_a_gpu_is_spread() -> None:
 
 def test_a_host_without_a_gpu_is_called_a_host() -> None:
     one = serve_copies(16_000_000_000, 2, A100_80, device=of_cpu(2).unit)
-    shared = serve_adapters(16_000_000_000, 84_000_000, 10, A100_80, device=of_cpu(2).unit)
+    shared = serve_adapters(16_000_000_000, 42_000_000, 10, A100_80, device=of_cpu(2).unit)
     assert one.sentence.endswith("2 on a host: 1 host")
     assert shared.sentence.endswith(": 1 host")
 
@@ -210,7 +211,7 @@ def test_what_fills_the_gpus_exactly_takes_no_gpu_more() -> None:
 
 
 def test_serving_on_an_unknown_gpu_is_a_memory_and_no_count() -> None:
-    served = serve_adapters(16_000_000_000, 84_000_000, 10, None)
+    served = serve_adapters(16_000_000_000, 42_000_000, 10, None)
     assert (served.gpus, served.memory_bytes) == (None, 20_040_000_000)
 
 

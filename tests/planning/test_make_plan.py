@@ -27,6 +27,7 @@ from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.methods.resolved import with_method
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.planned_method import PlanContext
+from ft_dagster.report.sentences.summaries import plan_summary
 from ft_dagster.report.tables.recommendation import cost_rows
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.training_figures import TrainingFigures
@@ -298,6 +299,15 @@ def test_the_plan_says_on_how_many_gpus_it_is_judged_and_what_none_hold(folder: 
     estimate = planned(folder, spec(method="lora"), judges=Judges(few, 2, 1, "bfloat16")).estimate
     assert [each.devices for each in estimate.judged_on] == [None, None]
     assert {each.sentence for each in estimate.judged_on} <= set(estimate.warnings)
+
+
+def test_the_time_of_a_plan_says_in_the_same_words_everywhere_what_it_is_of(folder: Path) -> None:
+    estimate = planned(folder, spec(method="lora")).estimate
+    parts = replace(estimate.predicted, hours=0.5, training_hours=0.4)
+    estimate = replace(estimate, predicted=parts)
+    said = dict(cost_rows(estimate))["training and judging"]
+    assert said.endswith("(training 24m 00s, judging 6m 00s; without loading, checkpoints and waiting)")
+    assert f"training and judging {said}" in plan_summary(estimate, ()).what
 
 
 def test_an_estimate_of_before_it_was_predicted_is_read(folder: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_probe_takes_its_share_and_never_more_than_the_training(small: PlanCon
     assert longer == round(1.5 * steps)
     assert f"6 short trainings of {steps} to {longer} steps, then the best 2 of {2 * steps} to " in large.why
     assert 0.05 < large.share <= settings.share
-    priced = r"about \d+% of the training.s FLOPs, [\d.]+ h, \$[\d.]+ beside what it takes to start them$"
+    priced = r"about \d+% of the training.s FLOPs, [\d.hms ]+, \$[\d.]+ beside what it takes to start them$"
     assert re.search(priced, large.why)
     declared, known, found = surveyed(small, 4000, **ON)
     medium = plan_probe(declared, known, found, settings)

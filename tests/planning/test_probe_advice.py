@@ -27,7 +27,7 @@ def planned(context: PlanContext, examples: int = 400, **declared: Any) -> str:
 def test_it_is_named_for_a_narrow_task_of_which_all_is_open(small: PlanContext) -> None:
     said = planned(small, **NARROW)
     assert f"{ADVICE}5 whole trainings of 119 to 158 steps: about 839% of the training's FLOPs" in said
-    assert " h, $0.00 beside what it takes to start them" in said
+    assert "s, $0.00 beside what it takes to start them" in said
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.durations import of_hours
 from ft_dagster.errors import UserError
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
@@ -39,7 +40,7 @@ def test_no_reason_says_that_4_bits_are_slower_where_lora_has_to_recompute() -> 
     assert "gradient checkpointing" not in said["fits"]
     assert not [sentence for sentence in said.values() if "slower" in sentence]
     own, other = (present(present(row.figures.training).hours) for row in (qlora, lora))
-    assert f"here {own:.3g} h on 1 device, lora {other:.3g} h on 1 device" in said["usual"]
+    assert f"here {of_hours(own)} on 1 device, lora {of_hours(other)} on 1 device" in said["usual"]
 
 
 @pytest.mark.slow

@@ -20,6 +20,6 @@ def test_of_a_plan_of_0_1_that_knew_the_whole_alone_no_steps_are_estimated() -> 
     figures = TrainingFigures.from_json(stored_training(predicted=ESTIMATED))
     assert estimated_rows(figures)[:2] == [
         ["time of the training", "-", "2m 00s"],
-        ["with the evaluation", "30m 00s", "-"],
+        ["training and judging", "30m 00s", "-"],
     ]
     assert estimated_rows(TrainingFigures.from_json(stored_training())) == []

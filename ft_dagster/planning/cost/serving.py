@@ -9,6 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ft_dagster.methods.method import BF16
+from ft_dagster.planning.memory_formula import adapter_bytes
+
 HEADROOM = 1.20  # of the weights: keys and values of the running requests, buffers
 USABLE = 0.90  # of a GPU's memory: vLLM's own default (gpu_memory_utilization)
 Manner = Literal["adapters", "copies"]
@@ -47,13 +50,14 @@ def serve_copies(weights_bytes: int, variants: int, gpu_bytes: int | None, *, de
 
 
 def serve_adapters(
-    base_bytes: int, adapter_bytes: int, variants: int, gpu_bytes: int | None, *, device: str = "GPU"
+    base_bytes: int, trained: int, variants: int, gpu_bytes: int | None, *, device: str = "GPU"
 ) -> Serving:
-    """Serve from one server: the base once, every adapter beside it. `adapter_bytes` of one, as loaded."""
-    whole = math.ceil(base_bytes * HEADROOM) + adapter_bytes * variants
+    """Serve from one server: the base once, every adapter of `trained` weights beside it, loaded in bf16."""
+    loaded, stored = BF16 * trained, adapter_bytes(trained)
+    whole = math.ceil(base_bytes * HEADROOM) + loaded * variants
     said = (
         f"one base of {base_bytes / 1e9:,.1f} GB with {variants} adapter{'s' if variants > 1 else ''} "
-        f"of {adapter_bytes / 1e6:,.1f} MB"
+        f"of {stored / 1e6:,.1f} MB in fp32 ({loaded / 1e6:,.1f} MB loaded in bf16)"
     )
     if gpu_bytes is None:
         return Serving("adapters", whole, None, f"{said}; the {device}'s memory is unknown")

@@ -17,6 +17,7 @@ from ft_dagster.gate.level import level_of
 from ft_dagster.gate.power import DISCORDANT, POWER, PairedTest, is_judged_by_loss
 from ft_dagster.gate.sequential_looks import expected_questions
 from ft_dagster.methods import method_of
+from ft_dagster.planning.memory_formula import adapter_bytes
 from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH
 from ft_dagster.spec.variant import MOST_QUESTIONS, EvaluationSpec, GatesSpec
 
@@ -270,7 +271,7 @@ def storage_cost(
     weights alone.
     """
     freezes = method_of(method).freezes
-    adapter = 4 * trained if freezes else 0
+    adapter = adapter_bytes(trained) if freezes else 0
     if not freezes:
         artifacts = 2 * trained * variants
     elif merged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ft_dagster.durations import of_hours
 from ft_dagster.methods import method_of
 from ft_dagster.methods.lora import CPU_STEP_SECONDS
 from ft_dagster.planning.methods.question import NO_PROBE, Figures, ProbeCost, Question
@@ -57,8 +58,8 @@ def _beyond(question: Question, figures: Figures, probe: ProbeCost) -> str | Non
         over.append(f"${usd:,.2f} of a budget of ${budget:,.0f}{tried}")
     limit, hours = question.deadline_hours, _with_probe(figures.hours, probe.hours)
     if limit is not None and hours is not None and hours > limit:
-        tried = f", {probe.hours:,.1f} of it the probe's" if probe.hours else ""
-        over.append(f"{hours:,.1f} h of a deadline of {limit:,.1f} h{tried}")
+        tried = f", {of_hours(probe.hours)} of it the probe's" if probe.hours else ""
+        over.append(f"{of_hours(hours)} of a deadline of {of_hours(limit)}{tried}")
     return f"beyond the limits: {' and '.join(over)}" if over else None
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ft_dagster.durations import of_hours
 from ft_dagster.errors import UserError
 from ft_dagster.methods import METHODS, method_of
 from ft_dagster.planning.methods.cautions import cautions
@@ -193,7 +194,7 @@ def _difference(declared: str, ranking: tuple[RankedMethod, ...], cast: dict[str
     if own.figures.usd is not None and best.figures.usd is not None:
         said += f"; ${own.figures.usd:,.2f} against ${best.figures.usd:,.2f}"
     if own.figures.hours is not None and best.figures.hours is not None:
-        said += f"; {own.figures.hours:,.1f} h against {best.figures.hours:,.1f}"
+        said += f"; {of_hours(own.figures.hours)} against {of_hours(best.figures.hours)} to train and judge"
     return said
 
 

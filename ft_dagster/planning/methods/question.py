@@ -205,7 +205,7 @@ def serving_of(question: Question, candidate: Candidate) -> Serving:
     if _served(question, candidate.method) == "copies":
         return serve_copies(BF16 * question.parameters, question.variants, memory, device=device)
     base = candidate.frozen_bytes or BF16 * question.parameters
-    return serve_adapters(base, BF16 * candidate.trained, question.variants, memory, device=device)
+    return serve_adapters(base, candidate.trained, question.variants, memory, device=device)
 
 
 def fewest_gpus(

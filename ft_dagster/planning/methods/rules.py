@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ft_dagster.durations import of_hours
 from ft_dagster.methods import method_of
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.methods.question import Figures, Question, shown_epochs
@@ -114,7 +115,7 @@ def budget(question: Question, figures: Figures) -> Vote | None:
         return None
     training = figures.training.usd if figures.training else None
     judging = figures.evaluation.usd if figures.evaluation else None
-    limit = _Limit("budget", question.budget_usd, "${:,.2f}", training, judging)
+    limit = _Limit("budget", question.budget_usd, "${:,.2f}".format, training, judging)
     return _within(limit, question, figures)
 
 
@@ -123,7 +124,7 @@ def deadline(question: Question, figures: Figures) -> Vote | None:
         return None
     training = figures.training.hours if figures.training else None
     judging = figures.evaluation.hours if figures.evaluation else None
-    limit = _Limit("deadline", question.deadline_hours, "{:,.1f} h", training, judging)
+    limit = _Limit("deadline", question.deadline_hours, of_hours, training, judging)
     return _within(limit, question, figures)
 
 
@@ -132,12 +133,9 @@ class _Limit(NamedTuple):
 
     name: str
     most: float
-    unit: str
+    show: Callable[[float], str]
     training: float | None
     judging: float | None
-
-    def show(self, value: float) -> str:
-        return self.unit.format(value)
 
 
 def _within(limit: _Limit, question: Question, figures: Figures) -> Vote:
@@ -214,8 +212,7 @@ def _beside_plain(figures: Figures, plain: Figures) -> str:
 
 
 def _taken(hours: float, figures: Figures) -> str:
-    shown = f"{60 * hours:.2g} min" if hours < 1 else f"{hours:.3g} h" if hours < 100 else f"{hours:,.0f} h"
-    return f"{shown} on {figures.devices} device{'s' if figures.devices != 1 else ''}"
+    return f"{of_hours(hours)} on {figures.devices} device{'s' if figures.devices != 1 else ''}"
 
 
 # What comes first outvotes what comes later.

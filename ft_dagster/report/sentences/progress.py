@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ft_dagster.durations import duration
 from ft_dagster.program import Progress
 
 WIDTH = 20
@@ -56,9 +57,5 @@ def _left(progress: Progress) -> str:
     """Say how long it will take from now on; where that is not known, or over, since when nothing is new."""
     age, eta = progress.get("age", 0.0), progress.get("eta_seconds")
     if eta is not None and (eta > age or age < STANDS):
-        return f"ETA {_clock(max(0.0, eta - age))}"
-    return "" if age < STANDS else f"unchanged for {_clock(age)}"
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds // 60:.0f}m {seconds % 60:02.0f}s"
+        return f"ETA {duration(max(0.0, eta - age))}"
+    return "" if age < STANDS else f"unchanged for {duration(age)}"

@@ -18,7 +18,7 @@ from ft_dagster.report.figures import ABSENT, change, count, counted, duration, 
 from ft_dagster.report.sentences.next_step import Result, next_of_stage, next_step
 from ft_dagster.report.sentences.result import result_sentence
 from ft_dagster.report.tables.mixture import general_share
-from ft_dagster.report.tables.recommendation import refusal_of
+from ft_dagster.report.tables.recommendation import TO_TRAIN, refusal_of, spent_words
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
     FINE_TUNED_MODEL,
@@ -69,8 +69,7 @@ def mixture_summary(figures: MixtureFigures, warnings: Sequence[str]) -> Summary
 
 def plan_summary(estimate: Estimate, warnings: Sequence[str]) -> Summary:
     row, held = estimate.planned_row, estimate.plan.memory_bytes.total
-    known = [] if row.hours is None else [f"about {duration(3600 * row.hours)} with its evaluation"]
-    known += [] if row.cost_usd is None else [f"${row.cost_usd:,.2f}"]
+    known = [] if row.hours is None else [f"{TO_TRAIN} {spent_words(estimate)}"]
     what = (
         f"{estimate.plan.name}, {count(estimate.steps)} steps, {count(estimate.trainable_parameters)} weights"
     )
@@ -127,7 +126,7 @@ def export_summary(format: str, bytes: int, certificate: Certificate, serve: str
         else "reloaded, it behaves as the weights that were judged"
     )
     return Summary(
-        f"{'An adapter' if format == 'adapter' else 'A whole model'} of {size(bytes)}",
+        f"{'An adapter' if format == 'adapter' else 'A whole model'} of {size(bytes)} with its tokenizer",
         f"Certificate: {how}; served by {f'`{serve}`' if serve else 'transformers and PEFT, see the card'}",
         next_of_stage(MODEL_EXPORT.name),
     )

@@ -31,9 +31,10 @@ HELD = {
 }
 
 
-COLUMNS = ("", "method", "fits", "GB a device", "devices", "one training", "GB stored", "to serve",
+COLUMNS = ("", "method", "fits", "GB a device", "devices", "train, judge", "GB stored", "to serve",
            "to a candidate")  # fmt: skip
 AGAINST = "against it"
+TO_TRAIN = "training and judging"  # what a time or price of a plan is of
 
 
 def ranking_table(document: SurveyDocument) -> Table:
@@ -84,8 +85,8 @@ def cost_rows(document: Estimate) -> list[tuple[str, str]]:
     work, days = document.utilization, row.days_to_candidate
     speed = ABSENT if work is None else f"{work.value:.1%} of the peak ({work.origin}: {work.reason})"
     return [
-        ("training and judging", _spent(row)),
-        *([] if not probe else [("and the probe before it", f"{probe:,.2f} h")]),
+        (TO_TRAIN, spent_words(document)),
+        *([] if not probe else [("and the probe before it", duration(3600 * probe))]),
         ("counted FLOPs at", speed),
         ("memory", document.plan.learned),
         ("stored, the tenant's variants of this base", f"{row.storage_gb:,.2f} GB"),
@@ -95,6 +96,16 @@ def cost_rows(document: Estimate) -> list[tuple[str, str]]:
         *[("judging", each.sentence) for each in document.judged_on],
         *[("cross-check", line) for line in document.cross_checks],
     ]
+
+
+def spent_words(document: Estimate) -> str:
+    """Say how long a training and its evaluation take by the clock, each part of it, and what both cost."""
+    whole, steps = document.predicted.hours, document.predicted.training_hours
+    said = _spent(document.planned_row)
+    if whole is None or steps is None:
+        return said
+    training, judging = duration(3600 * steps), duration(3600 * max(0.0, whole - steps))
+    return f"{said} (training {training}, judging {judging}; without loading, checkpoints and waiting)"
 
 
 def refusal_of(document: SurveyDocument) -> str:
