@@ -21,7 +21,7 @@ from ft_dagster.fleet.due.due import Retrain
 from ft_dagster.fleet.due.retrain_cost import Amount
 from ft_dagster.fleet.history import MOST_RUNS, PastRun, RunOutcome
 from ft_dagster.fleet.refresh.from_store import CLOCKS_APART, DAMAGE, hours_between, out_of_reach
-from ft_dagster.report.sentences.next_step import CANCELLED
+from ft_dagster.report.sentences.next_step import WAS_CANCELLED
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import DECLARATION, RELEASE
 from ft_dagster.store import Store
@@ -117,7 +117,7 @@ def _past(instance: dg.DagsterInstance, record: dg.RunRecord) -> PastRun:
         return PastRun(started, "unfinished", asked=asked)
     ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else _utc(record.update_timestamp)
     if run.status == dg.DagsterRunStatus.CANCELED:
-        return PastRun(started, "failed", ended, asked, CANCELLED)
+        return PastRun(started, "failed", ended, asked, WAS_CANCELLED)
     if run.status == SUCCESS:
         return PastRun(started, "success", ended, asked)
     outcome: RunOutcome = "verdict" if _was_judged(instance, run.run_id) else "failed"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ft_dagster.durations import duration
-from ft_dagster.program import write_json
+from ft_dagster.program import duration, write_json
 
 FILE = "progress.json"
 LINE_SECONDS = 5.0

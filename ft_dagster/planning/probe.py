@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from ft_dagster.durations import of_hours
 from ft_dagster.methods import method_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods import defaults
@@ -25,6 +24,7 @@ from ft_dagster.planning.planned_method import PlannedMethod
 from ft_dagster.planning.survey import Survey
 from ft_dagster.planning.trials import FINALISTS, Arm, ProbeResult, span_of
 from ft_dagster.planning.watched import least_tokens, step_tokens
+from ft_dagster.program import of_hours
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import ProbeSpec
 from ft_dagster.training.watch.budget import forward_share

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ft_dagster.durations import of_hours
 from ft_dagster.methods import method_of
 from ft_dagster.models.stored import stored_words
 from ft_dagster.planning.dryrun.architecture import architecture_file
@@ -15,6 +14,7 @@ from ft_dagster.planning.methods.resolved import resolve, with_method
 from ft_dagster.planning.methods.training_settings import epochs_of, lone, rows_of, steps_of
 from ft_dagster.planning.planned_method import DeviceMemory, PlanContext, PlannedMethod
 from ft_dagster.planning.survey import Survey
+from ft_dagster.program import of_hours
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.training import TrainingSettings
 

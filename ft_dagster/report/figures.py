@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster import durations
+from ft_dagster import program
 from ft_dagster.lineage.verdict import Rule
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds as time, see `durations`; a dash where they are not known."""
-    return ABSENT if seconds is None else durations.duration(seconds)
+    """Write seconds as time, see `program.duration`; a dash where they are not known."""
+    return ABSENT if seconds is None else program.duration(seconds)
 
 
 SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))  # bytes of each

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ft_dagster.durations import duration
-from ft_dagster.program import Progress, write_json
+from ft_dagster.program import Progress, duration, write_json
 from ft_dagster.strict_json import finite
 
 SECONDS_BETWEEN_LINES = 10.0

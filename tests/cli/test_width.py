@@ -56,6 +56,7 @@ ASKED = [
     ["rollback", PLACES, "--reason", "worse"],
     ["release", PLACES, "--version", "1", "--force", "--reason", "better"],
     ["history", PLACES],
+    ["cancel", PLACES],
     ["catalogue"],
     ["report", PLACES, "--to", "{folder}/page.html"],
     ["trace", PLACES],

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.durations import of_hours
 from ft_dagster.errors import UserError
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
 from ft_dagster.planning.survey import Survey
+from ft_dagster.program import of_hours
 from ft_dagster.report.tables.recommendation import memory_line, ranking_table, reasons_lines
 from tests.present import present
 

@@ -38,7 +38,7 @@ from ft_dagster.files import make_folder, new_file
 from ft_dagster.launch.environment import environment_with
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.report.sentences.next_step import CANCELLED
+from ft_dagster.report.sentences.next_step import WAS_CANCELLED
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
 
@@ -348,7 +348,7 @@ def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
     """Say why a run did not succeed, in the words of its step or of its blocking check."""
     run = instance.get_run_by_id(run_id)
     if run is None or run.status == dg.DagsterRunStatus.CANCELED:
-        return CANCELLED
+        return WAS_CANCELLED
     if (failed := failed_step(instance, run_id)) is not None:
         return failed
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):

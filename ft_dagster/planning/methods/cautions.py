@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ft_dagster.durations import of_hours
 from ft_dagster.methods import method_of
 from ft_dagster.methods.lora import CPU_STEP_SECONDS
 from ft_dagster.planning.methods.question import NO_PROBE, Figures, ProbeCost, Question
+from ft_dagster.program import of_hours
 
 TIGHT = 0.95  # of a device's memory
 GENERAL = 0.05  # of the tokens

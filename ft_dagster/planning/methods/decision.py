@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ft_dagster.durations import of_hours
 from ft_dagster.errors import UserError
 from ft_dagster.methods import METHODS, method_of
 from ft_dagster.planning.methods.cautions import cautions
@@ -24,6 +23,7 @@ from ft_dagster.planning.methods.question import (
     shown_epochs,
 )
 from ft_dagster.planning.methods.rules import FULL_WINS, MATCHES_FULL, Verdict, Vote, votes
+from ft_dagster.program import of_hours
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ft_dagster.durations import of_hours
 from ft_dagster.methods import method_of
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.methods.question import Figures, Question, shown_epochs
+from ft_dagster.program import of_hours
 
 Verdict = Literal["for", "against", "neither"]
 MATCHES_FULL, FULL_WINS = 1_000_000, 10_000_000  # examples

@@ -30,7 +30,7 @@ from ft_dagster.stage_entries import (
 
 Limit = int | Literal["auto"] | None
 NOTHING = "Nothing to do"
-CANCELLED = "it was cancelled"  # why a run did not succeed
+WAS_CANCELLED = "it was cancelled"  # why a run did not succeed
 REGRESSION = "regression"  # the check of a new version against production
 SERVED = f"{NOTHING}; `ft-dagster catalogue` says how it is served"
 GOES_ON = {  # what the run does after a stage by itself
@@ -117,7 +117,9 @@ def next_of_state(
     """
     run = f"`ft-dagster run {variant}`"
     mend = (
-        f"{run} goes on where it was cancelled" if failure == CANCELLED else f"{_mended(failure)}, then {run}"
+        f"{run} goes on where it was cancelled"
+        if failure == WAS_CANCELLED
+        else f"{_mended(failure)}, then {run}"
     )
     mend = known if refused and known else mend
     otherwise = {

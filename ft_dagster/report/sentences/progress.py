@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ft_dagster.durations import duration
-from ft_dagster.program import Progress
+from ft_dagster.program import Progress, duration
 
 WIDTH = 20
 STANDS = 10.0  # seconds without news, after which it is said how long there was none
