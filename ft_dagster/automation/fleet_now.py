@@ -151,7 +151,8 @@ class FleetReader:
         run, progress = record.dagster_run, ""
         asset, since = current_step(self.instance, run.run_id)
         with suppress(UserError):  # of no variant
-            progress = bar(program_now(self.settings, VariantKey.parse(_name(run)), since).progress)
+            stage, figures = program_now(self.settings, VariantKey.parse(_name(run)), since)
+            asset, progress = stage or asset, bar(figures)
         began = since or record.start_time or record.create_timestamp.timestamp()
         waits = run.status == dg.DagsterRunStatus.STARTING
         why = waits_for(self.instance, run, ()) if waits else held_up.get(run.run_id, "")

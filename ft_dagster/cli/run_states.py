@@ -74,7 +74,8 @@ def _state(
     step, since = current_step(instance, run.run_id)
     if state != STARTED:
         return RunState(variant, number, state, step, "", "")
-    progress = program_now(settings, run.key, since).progress
+    stage, progress = program_now(settings, run.key, since)
+    step = stage or step  # a step that is tried again began before others
     said = "" if bar(progress) else said_of_step(instance, run.run_id)
     failed = failed_step(instance, run.run_id) or ""
     shown, words = bar(progress) or said, in_words(progress) or said

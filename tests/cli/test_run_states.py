@@ -137,3 +137,15 @@ def test_a_run_whose_job_waits_in_a_cluster_says_why_until_it_begins(tmp_path: P
         assert (told().progress, told().words) == (line, line)
         instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", run.job_name), run.run_id)
         assert line not in told().words
+
+
+def test_the_stage_whose_program_runs_is_named_where_a_step_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "tenants").mkdir()
+    settings = load_settings(tmp_path)
+    file = settings.work_folder / "runs" / "acme.support" / "fine_tuned_model-1" / "output" / "progress.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"step": 3, "total_steps": 9}', "utf-8")
+    with new_instance({}) as instance:
+        run = a_run(instance, "acme.support")
+        (state,) = looked_at(instance, settings, [run]).values()
+    assert (state.asset, state.words) == ("fine_tuned_model", "step 3 of 9")

@@ -116,12 +116,9 @@ def next_of_state(
     `unserved`: why its version in production may no longer be served.
     """
     run = f"`ft-dagster run {variant}`"
-    mend = (
-        f"{run} goes on where it was cancelled"
-        if failure == WAS_CANCELLED
-        else f"{_mended(failure)}, then {run}"
-    )
-    mend = known if refused and known else mend
+    mend = known if refused and known else f"{_mended(failure)}, then {run}"
+    if failure == WAS_CANCELLED:
+        mend = f"{run} goes on where it was cancelled"
     otherwise = {
         "broken": "Mend the cause that is named",
         "parked": mend,
