@@ -26,6 +26,7 @@ OTHER_MEANINGS = {  # where a word that is a stage's name means something else
     "lineage/entry.py": "an action",
     "versions/imports/openai_job.py": "a field of another service's jobs",
     "planning/reasons.py": "who said a value",
+    "spec/validation.py": "a declared field",
 }
 
 

@@ -191,13 +191,13 @@ def _of_text(
 
 
 def _pieces_of(text: str) -> Iterator[tuple[str, ...]]:
-    """Yield texts that all stand in what contains a text: itself, however it is written; its lines without
-    labels, which turns of a row may be.
+    """Yield texts that all stand in what contains a text: itself, however it is written; of several lines,
+    which turns of a row may be, each without its label.
     """
     yield from ((one,) for one in as_written(text))
     lines = [LABEL.sub("", line).strip() for line in text.replace("\t", "\n").split("\n")]
     lines = list(dict.fromkeys(filter(None, lines)))
-    if len(lines) <= MOST_LINES and any(len(words_of(normal_text(line))) >= LEAST for line in lines):
+    if 1 < len(lines) <= MOST_LINES and any(len(words_of(normal_text(line))) >= LEAST for line in lines):
         yield tuple(lines)
 
 

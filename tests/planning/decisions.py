@@ -203,7 +203,7 @@ CASES = [
         LLAMA_8B, "8xH100", {"objective": "task_specific", "examples": 400_000, "deadline_hours": 0.441},
         "lora", ALL,
         [
-            ("full", "deadline", "against", None, "of 0.4 h, and one epoch is beyond it too"),
+            ("full", "deadline", "against", None, "of 26m 28s, and one epoch is beyond it too"),
             ("lora", "deadline", "against", None, "1 of its 3 epochs keep within it"),
             ("full", "narrow_task", "for", "deadline", "bends all weights"),
         ],

@@ -116,7 +116,7 @@ def test_a_declared_method_is_obeyed_and_the_difference_said() -> None:
     assert (decision.method, decision.recommended, decision.fits) == ("full", "lora", True)
     assert "full is declared and obeyed; lora ranks first by usual" in decision.notes[0]
     assert "GB against" in decision.notes[0]
-    assert " h against " in decision.notes[0]
+    assert " to train and judge" in decision.notes[0]
 
 
 def test_a_declared_method_that_ranks_first_is_no_difference() -> None:

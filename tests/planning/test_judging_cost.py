@@ -60,7 +60,7 @@ def test_no_limit_is_held_against_questions_that_nobody_counted() -> None:
     figures = decision.row("lora").figures
     assert (figures.hours, figures.usd, figures.experiments) == (None, None, None)
     assert present(present(figures.training).hours) > 0
-    for name, limit in (("budget", "$1,000.00"), ("deadline", "100.0 h")):
+    for name, limit in (("budget", "$1,000.00"), ("deadline", "100h 00m")):
         said = rule(decision, "lora", name)
         assert said.verdict == "neither"
         assert said.sentence == f"the {name} of {limit} cannot be held against {UNCOUNTED}"

@@ -56,7 +56,7 @@ def test_a_deadline_is_held_against_max_steps(small: PlanContext) -> None:
     assert deadline_of(estimate(limited, max_steps=10))[0] == "for"
     verdict, said = deadline_of(estimate(replace(small, deadline_hours=1.0), max_steps=100_000))
     assert verdict == "against"
-    assert said.endswith("times the deadline of 1.0 h; 200 of its 2,050 epochs keep within it")
+    assert said.endswith("times the deadline of 1h 00m; 200 of its 2,050 epochs keep within it")
 
 
 def test_the_note_names_the_epochs_that_max_steps_come_to(small: PlanContext) -> None:
