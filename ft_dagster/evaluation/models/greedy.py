@@ -9,17 +9,24 @@ longest has ended.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, GenerationConfig, StoppingCriteriaList
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import Cache, GenerationConfig, StoppingCriteriaList
 
 from ft_dagster.evaluation.models.arithmetic import BATCH_TOKENS
+from ft_dagster.evaluation.models.key_values import (
+    RoomyLayer,
+    are_windowed,
+    begin,
+    cache_layers,
+    cache_of_rows,
+    forward_of,
+    taken_by,
+)
 from ft_dagster.evaluation.models.load import generate, inner_model, virtual_tokens
 from ft_dagster.evaluation.models.scoring import likeliest
 
@@ -80,46 +87,6 @@ def batches_of(rows: Sequence[PromptRow], tokens: int) -> Iterator[list[int]]:
         waiting = waiting[count:]
 
 
-class RoomyLayer(DynamicLayer):
-    """Holds a layer's keys and values, [rows, heads, positions, size] each, in memory for `room`
-    positions.
-    """
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self._room = room
-        self._memory: tuple[Tensor, ...] = ()
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        new = (key_states, value_states)
-        if not self.is_initialized:
-            self.lazy_initialization(*new)
-            self._memory = tuple(each.new_empty(*each.shape[:2], self._room, each.shape[3]) for each in new)
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        for memory, each in zip(self._memory, new, strict=True):
-            memory[:, :, start:end] = each
-        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
-        return self.keys, self.values
-
-    def place(self, rows: Sequence[int], of: int, read: RoomyLayer, before: int, end: int) -> None:
-        """Take what was read of some of `of` rows: its first `before` positions, and the rest up to `end`."""
-        if not self.is_initialized:
-            self.lazy_initialization(read.keys, read.values)
-            shapes = [(of, each.shape[1], self._room, each.shape[3]) for each in (read.keys, read.values)]
-            self._memory = (read.keys.new_zeros(shapes[0]), read.values.new_zeros(shapes[1]))
-        start = end - (read.get_seq_length() - before)
-        for memory, each in zip(self._memory, (read.keys, read.values), strict=True):
-            memory[rows, :, :before] = each[:, :, :before]
-            memory[rows, :, start:end] = each[:, :, before:]
-        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        end = self.get_seq_length()
-        self._memory = tuple(memory[indices] for memory in self._memory)
-        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
-
-
 def _unheard(share: float) -> None:
     """Take a share that nobody asked for."""
 
@@ -133,7 +100,7 @@ def write(
     is in evaluation mode; its generation settings may be others afterwards.
     """
     with torch.no_grad():
-        layers = _cache_layers(model)
+        layers = cache_layers(model)
         if layers is None:
             return _generate(model, rows, logits)
         return _write(model, layers, rows, logits, on_progress)
@@ -163,28 +130,11 @@ def last_logits(model: Any, ids: Sequence[int], count: int) -> Tensor:
     """Return the logits of the last `count` positions of one text, [positions, vocabulary], float32 on the
     CPU.
     """
-    kept = {"logits_to_keep": count} if "logits_to_keep" in _takes(model) else {}
+    kept = {"logits_to_keep": count} if "logits_to_keep" in taken_by(model) else {}
     with torch.no_grad():
         given = torch.tensor([list(ids)], device=model.device)
         logits: Tensor = model(input_ids=given, use_cache=False, **kept).logits
     return logits[0, -min(count, len(ids)) :].float().cpu()
-
-
-def _takes(model: Any) -> Collection[str]:
-    return inspect.signature(inner_model(model).forward).parameters.keys()
-
-
-def _cache_layers(model: Any) -> list[Any] | None:
-    """Return empty cache layers of the model; None where only its own `generate` knows how it remembers.
-
-    A window over the last tokens may see no padding between a learned prompt and the text.
-    """
-    taken = _takes(model)
-    if "position_ids" not in taken or not {"cache", "past_key_values"} & set(taken):
-        return None
-    layers: list[Any] = DynamicCache(config=inner_model(model).config).layers
-    known = {DynamicLayer} if virtual_tokens(model) else {DynamicLayer, DynamicSlidingWindowLayer}
-    return layers if {type(layer) for layer in layers} <= known else None
 
 
 def _write(
@@ -194,7 +144,7 @@ def _write(
     logits: int,
     on_progress: Callable[[float], None],
 ) -> list[Greedy]:
-    forward = _forward_of(model)
+    forward = forward_of(model)
     read, cache, mask = _read_prompts(model, layers, asked, logits)
     answers = [
         Greedy(read=_read(each, len(row.prompt), logits)) for each, row in zip(read, asked, strict=True)
@@ -233,9 +183,9 @@ def _read_prompts(
     remembered, and its mask [rows, positions]. A pass for some prompts of like length; one for all where keys
     fall out of a window.
     """
-    forward, windowed, prompts = _forward_of(model), _windowed(layers), [row.prompt for row in asked]
+    forward, windowed, prompts = forward_of(model), are_windowed(layers), [row.prompt for row in asked]
     shared = 0 if logits or windowed else _shared(prompts)
-    begun = _begin(model, forward, prompts[0][:shared])
+    begun = begin(model, forward, prompts[0][:shared])
     tails = [prompt[shared:] for prompt in prompts]
     before, longest = begun.get_seq_length(), max(map(len, tails))
     room = before + longest + max(row.new_tokens for row in asked)
@@ -243,7 +193,7 @@ def _read_prompts(
 
     def read(some: Sequence[int], room: int) -> tuple[Tensor, Cache]:
         ids, seen = _padded([tails[n] for n in some], before, model.device)
-        cache = _of_rows(begun, layers, rows=len(some), room=room)
+        cache = cache_of_rows(begun, layers, rows=len(some), room=room)
         places = (seen.cumsum(1) - 1)[:, before:].clamp(min=0)
         given = {"input_ids": ids, "attention_mask": seen, "position_ids": places}
         return forward(cache, max(1, logits), **given), cache
@@ -275,52 +225,11 @@ def _read(scores: Tensor, prompt: int, count: int) -> Tensor:
     return scores[max(len(scores) - prompt, 0) :].float().cpu() if count else torch.empty(0, 0)
 
 
-def _forward_of(model: Any) -> Callable[..., Tensor]:
-    """Return forward(cache, keep, **inputs): the logits of the last `keep` positions, [rows, keep,
-    vocabulary].
-    """
-    inner, taken = inner_model(model), _takes(model)
-    name = "cache" if "cache" in taken else "past_key_values"
-
-    def forward(cache: Any, keep: int, **inputs: Any) -> Tensor:
-        kept = {"logits_to_keep": keep} if "logits_to_keep" in taken else {}
-        logits: Tensor = inner(**inputs, **{name: cache}, use_cache=True, **kept).logits
-        return logits[:, -keep:]
-
-    return forward
-
-
-def _windowed(layers: Sequence[Any]) -> bool:
-    return any(type(layer) is not DynamicLayer for layer in layers)
-
-
 def _shared(prompts: Prompts) -> int:
     """Count the tokens that all prompts begin with, at least one of each left out."""
     shortest = min(map(len, prompts)) - 1
     columns = zip(*(prompt[:shortest] for prompt in prompts), strict=True)
     return next((n for n, column in enumerate(columns) if len(set(column)) > 1), shortest)
-
-
-def _begin(model: Any, forward: Callable[..., Tensor], shared: Sequence[int]) -> Any:
-    """Return a cache of one row with the learned prompt or prefix, and after it the tokens `shared`."""
-    cache = DynamicCache()
-    if virtual_tokens(model):
-        learned = model.get_prompt(batch_size=1)
-        if isinstance(learned, Tensor):
-            forward(cache, 1, inputs_embeds=learned.to(inner_model(model).dtype))
-        else:
-            cache = learned
-    if shared:
-        forward(cache, 1, input_ids=torch.tensor([list(shared)], device=model.device))
-    return cache
-
-
-def _of_rows(begun: Any, layers: Sequence[Any], *, rows: int, room: int) -> Cache:
-    """Return a cache for `rows` rows that each begin so."""
-    roomy = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in layers]
-    for layer, (keys, values, *_) in zip(roomy, begun, strict=False):
-        layer.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))
-    return Cache(layers=roomy)
 
 
 def _padded(prompts: Prompts, before: int, device: Any) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.models.arithmetic import BATCH_TOKENS, GENERATION_TOKENS
 from ft_dagster.evaluation.models.attention import attend_in_blocks
 from ft_dagster.evaluation.models.greedy import Greedy, PromptRow, write_all
+from ft_dagster.evaluation.models.key_values import (
+    are_windowed,
+    begin,
+    cache_layers,
+    forward_of,
+    remembered,
+)
 from ft_dagster.evaluation.models.load import (
     generate,
     inner_model,
@@ -32,11 +40,20 @@ from ft_dagster.evaluation.models.load import (
 from ft_dagster.evaluation.models.lora_layers import plain_lora_layers
 from ft_dagster.evaluation.models.memory_budget import spare_memory
 from ft_dagster.evaluation.models.packed import pack
-from ft_dagster.evaluation.models.scoring import ContinuationScore, ScoringRow, arrange_rows, batches, score
+from ft_dagster.evaluation.models.scoring import (
+    ContinuationScore,
+    Group,
+    ScoringRow,
+    arrange_rows,
+    batches,
+    group_rows,
+    score,
+)
 from ft_dagster.evaluation.tasks.own_split import Encoded
 
 # Logits are the largest tensor: positions whose logits are needed x vocabulary, in float32.
 BATCH_LOGIT_BYTES = {"cpu": 400e6, "cuda": 4e9}
+TRIED = 4  # questions on which it is tried whether what they begin with may be computed once
 _ONE_BATCH = 1_000_000  # for HFLM, which is handed one ready batch at a time
 PROBE = "The capital of France is Paris. Water boils at one hundred degrees. Q: Who are you?\nA: I am"
 
@@ -132,11 +149,14 @@ class TokenBatchedLM(HFLM):
     `on_progress` is told the share of the running requests that is done. `beside`: rows that are written with
     the next answers, since a step costs about the same for any number of them; `written_beside` has them.
     `shares`: whether a shared context is scored as each continuation alone; None: it is tried on a question.
+    `begins`: whether what questions begin with is computed once; None: it is tried on a few of them.
     """
 
     _added_after = 0
 
-    def __init__(self, model: Any, tokenizer: Any, shares: bool | None = None) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, shares: bool | None = None, begins: bool | None = None
+    ) -> None:
         with _weights_tied_already(model):
             super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=_ONE_BATCH)
         self.on_progress: Callable[[float], None] = lambda share: None
@@ -156,6 +176,9 @@ class TokenBatchedLM(HFLM):
         # PEFT takes no positions and masks of ours beside a learned prompt.
         unshared = getattr(inner.config, "sliding_window", None) or self._virtual
         self.shares: bool | None = False if unshared else shares
+        layers = cache_layers(model)
+        remembers = layers is not None and not are_windowed(layers)
+        self.begins: bool | None = begins if remembers and not unshared else False
         self._inner = inner
         self._head = self._plain_head()
         self._end_at(stop_token_ids(tokenizer))
@@ -214,10 +237,29 @@ class TokenBatchedLM(HFLM):
             rows = arrange_rows(pairs, max_length=self.max_length, shared=False)
         positions = math.inf if self._head else BATCH_LOGIT_BYTES[self._on] / (4 * self._vocabulary)
         found: dict[int, ContinuationScore] = {}
-        for batch in batches(rows, tokens=BATCH_TOKENS[self._on], positions=positions):
-            found |= self._score(batch)
-            self.on_progress(len(found) / len(requests))
+        for group in self._groups(rows):
+            begun = self._begun(group.beginning)
+            for batch in batches(
+                group.rows,
+                tokens=BATCH_TOKENS[self._on],
+                positions=positions,
+                before=len(group.beginning),
+                held=GENERATION_TOKENS[self._on],
+            ):
+                found |= self._score(batch, begun)
+                self.on_progress(len(found) / len(requests))
         return [found[number] for number in range(len(requests))]
+
+    def _groups(self, rows: list[ScoringRow]) -> list[Group]:
+        """Divide rows into groups that begin alike, where this architecture may begin them so."""
+        alone = [Group((), rows)]
+        if self.begins is False or self.shares is False:
+            return alone
+        groups = group_rows(rows)
+        tried = next((group for group in groups if group.beginning), None)
+        if tried is not None and self.begins is None:
+            self.begins = self._can_begin(tried)
+        return groups if self.begins else alone
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         """Answer the greedy requests in common batches, whatever their settings; the sampled ones by
@@ -314,14 +356,29 @@ class TokenBatchedLM(HFLM):
         ids = prompt.ids if isinstance(prompt, Encoded) else self.tok_encode(prompt)
         return len(ids) + int(settings.get("max_gen_toks") or self.max_gen_toks)
 
-    def _score(self, rows: Sequence[ScoringRow]) -> dict[int, ContinuationScore]:
-        return score(rows, self._forward, device=self.device, dtype=self._dtype, head=self._head)
+    def _begun(self, beginning: Sequence[int]) -> Any:
+        """Return the keys and values of a beginning, None of an empty one."""
+        if not beginning:
+            return None
+        with torch.inference_mode():
+            return begin(self.model, forward_of(self.model), beginning)
+
+    def _score(self, rows: Sequence[ScoringRow], begun: Any = None) -> dict[int, ContinuationScore]:
+        before = 0 if begun is None else begun.get_seq_length()
+
+        def forward(input_ids: Any, keep: int, **inputs: Any) -> Any:
+            if begun is not None:
+                inputs |= remembered(self.model, begun, rows=len(rows), more=input_ids.shape[1])
+            return self._forward(input_ids, keep, **inputs)
+
+        return score(rows, forward, device=self.device, dtype=self._dtype, head=self._head, before=before)
 
     def _forward(self, input_ids: Any, keep: int, **inputs: Any) -> Any:
+        inputs = {"use_cache": False, **inputs}
         if self._head:
-            return self._inner.base_model(input_ids=input_ids, use_cache=False, **inputs)[0]
+            return self._inner.base_model(input_ids=input_ids, **inputs)[0]
         kept = {"logits_to_keep": keep} if self._cuts_logits else {}
-        logits = self.model(input_ids=input_ids, use_cache=False, **kept, **inputs).logits
+        logits = self.model(input_ids=input_ids, **kept, **inputs).logits
         return logits[:, -keep:]
 
     def _plain_head(self) -> Any:
@@ -343,15 +400,30 @@ class TokenBatchedLM(HFLM):
         Tried on one real question, since masks and positions are refused, ignored or replaced by some
         (state-space models).
         """
+        return self._is_alike(row.alone(), lambda: self._score([row]))
+
+    def _can_begin(self, group: Group) -> bool:
+        """Say whether this architecture scores questions after a beginning that it remembers as it does whole
+        ones. Tried on the shortest of the group, one at a time.
+        """
+        some = group.rows[-TRIED:]
+        whole = [replace(row, context=group.beginning + row.context) for row in some]
+        return self._is_alike(whole, lambda: self._score(some, self._begun(group.beginning)))
+
+    def _is_alike(
+        self, rows: Sequence[ScoringRow], together: Callable[[], dict[int, ContinuationScore]]
+    ) -> bool:
+        """Say whether rows score so as each does in a pass of its own."""
         alone: dict[int, ContinuationScore] = {}
-        for single in row.alone():
-            alone |= self._score([single])
+        for row in rows:
+            alone |= self._score([row])
         try:
-            together = self._score([row])
+            found = together()
         except (TypeError, ValueError, RuntimeError, IndexError):
             return False
-        apart = sum(abs(together[n].log_likelihood - alone[n].log_likelihood) for n in row.numbers)
-        return apart / row.scored <= (1e-3 if self._dtype == torch.float32 else 0.1)
+        apart = sum(abs(found[n].log_likelihood - alone[n].log_likelihood) for n in alone)
+        scored = sum(row.scored for row in rows)
+        return apart / scored <= (1e-3 if self._dtype == torch.float32 else 0.1)
 
 
 def is_greedy(settings: Mapping[str, Any]) -> bool:

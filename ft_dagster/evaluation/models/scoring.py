@@ -1,14 +1,18 @@
-"""Scores many continuations of one context, with the context computed once.
+"""Scores many continuations of one context, with the context computed once, and so what contexts begin with.
 
 A multiple-choice question asks for each of its choices after the same words, and lm-eval computes the words
 again for each. Here a row holds the context once and then every continuation; an attention mask keeps the
 continuations from seeing one another, and each counts its positions from the end of the context. What comes
 out is the same to rounding (Medusa's tree attention, arXiv 2401.10774, is the same device).
+
+Questions that begin alike, as after the same examples or the same system message, stand in a group: their
+beginning is computed once, and its keys and values are given to the rest of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +22,8 @@ import torch
 # log-probabilities are then taken at a time, in float32: on a CPU of so few that they stay in its caches.
 AT_ONCE = {"cpu": (256, 16), "cuda": (128, 128)}
 LONGEST_ROW = 2048  # tokens of a shared row: the mask grows with the square
+BEGINNINGS = (64, 256, 1024)  # tokens by which rows are told apart that begin alike, the least first
+WORTH = 1024  # tokens that a group has to save: a beginning is a pass of its own
 
 
 class ContinuationScore(NamedTuple):
@@ -58,6 +64,21 @@ class ScoringRow:
         return [ScoringRow(self.context, (continuation,), (number,)) for continuation, number in pairs]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Holds rows, and the tokens with which the context of each begins; the rows' contexts are without
+    them.
+    """
+
+    beginning: tuple[int, ...]
+    rows: list[ScoringRow]
+
+    @property
+    def saved(self) -> int:
+        """Count the tokens that are not computed again."""
+        return len(self.beginning) * (len(self.rows) - 1)
+
+
 def arrange_rows(
     requests: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_length: int, shared: bool
 ) -> list[ScoringRow]:
@@ -83,16 +104,49 @@ def arrange_rows(
     return sorted([*rows, *open_rows.values()], key=lambda row: (-row.length, row.context))
 
 
-def batches(rows: Sequence[ScoringRow], *, tokens: float, positions: float) -> Iterator[list[ScoringRow]]:
-    """Yield consecutive rows whose padded size is at most `tokens`, and whose logits fill at most
-    `positions`.
+def group_rows(rows: Sequence[ScoringRow]) -> list[Group]:
+    """Divide rows into groups that begin alike, where that saves more than it takes, and one of all others,
+    whose beginning is empty. The rows of a group stand in the order given.
+    """
+    groups: list[Group] = []
+    for alike in _begin_alike(rows, BEGINNINGS[0]):
+        divided = ([_group(part) for part in _begin_alike(alike, length)] for length in BEGINNINGS)
+        groups += max(divided, key=lambda parts: sum(each.saved for each in parts if each.saved >= WORTH))
+    groups = [group for group in groups if group.saved >= WORTH]
+    grouped = {number for group in groups for row in group.rows for number in row.numbers}
+    rest = [row for row in rows if grouped.isdisjoint(row.numbers)]
+    return [*groups, Group((), rest)] if rest else groups
+
+
+def _begin_alike(rows: Sequence[ScoringRow], length: int) -> Iterable[list[ScoringRow]]:
+    found: dict[tuple[int, ...], list[ScoringRow]] = {}
+    for row in rows:
+        found.setdefault(row.context[:length], []).append(row)
+    return found.values()
+
+
+def _group(rows: list[ScoringRow]) -> Group:
+    """Make a group of rows. Of each context the last token is left, whose state tells what comes next."""
+    contexts = [row.context[:-1] for row in rows]
+    first, last = min(contexts), max(contexts)
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    rest = [ScoringRow(row.context[same:], row.continuations, row.numbers) for row in rows]
+    return Group(first[:same], rest)
+
+
+def batches(
+    rows: Sequence[ScoringRow], *, tokens: float, positions: float, before: int = 0, held: float = math.inf
+) -> Iterator[list[ScoringRow]]:
+    """Yield consecutive rows whose padded size is at most `tokens`, and at most `held` with the `before`
+    tokens that each begins with; and whose logits fill at most `positions`.
     """
     batch: list[ScoringRow] = []
     for row in rows:
         wider = [*batch, row]
         longest = max(each.length for each in wider)
         kept = longest - min(len(each.context) for each in wider) + 1
-        if batch and (len(wider) * longest > tokens or len(wider) * kept > positions):
+        too_large = len(wider) * longest > tokens or len(wider) * (before + longest) > held
+        if batch and (too_large or len(wider) * kept > positions):
             yield batch
             wider = [row]
         batch = wider
@@ -107,12 +161,14 @@ def score(
     device: Any,
     dtype: Any,
     head: Callable[[Any], Any] | None = None,
+    before: int = 0,
 ) -> dict[int, ContinuationScore]:
     """Return the scores of every request in `rows`, by request number.
 
     `forward(input_ids, keep, **inputs)` returns the logits of the last `keep` positions or more, shape (rows,
     positions, vocabulary); or, with `head`, which makes logits of them, the states before it, shape (rows,
-    positions, hidden). Position ids and mask are given only if a row has several continuations.
+    positions, hidden). `before`: the tokens that it remembers of each row's beginning. Position ids and mask
+    are given only if a row has several continuations, or a beginning.
     """
     longest = max(row.length for row in rows)
     keep = longest - min(len(row.context) for row in rows) + 1
@@ -121,7 +177,7 @@ def score(
         tokens = [*row.context, *(token for c in row.continuations for token in c[:-1])]
         ids[number, : len(tokens)] = torch.tensor(tokens)
     shared = any(len(row.continuations) > 1 for row in rows)
-    inputs = _apart(rows, longest, device, dtype) if shared else {}
+    inputs = _apart(rows, longest, device, dtype, before) if shared or before else {}
     with torch.inference_mode():
         states = forward(ids.to(device), keep, **inputs)
         width = states.shape[1]
@@ -184,9 +240,11 @@ def _by_request(
             at = end
 
 
-def _apart(rows: Sequence[ScoringRow], longest: int, device: Any, dtype: Any) -> dict[str, object]:
-    """Return position ids (rows, longest) and an additive mask (rows, 1, longest, longest) for shared
-    contexts.
+def _apart(
+    rows: Sequence[ScoringRow], longest: int, device: Any, dtype: Any, before: int = 0
+) -> dict[str, object]:
+    """Return position ids (rows, longest) and an additive mask (rows, 1, longest, before + longest) for
+    shared contexts.
     """
     segment = torch.full((len(rows), longest), -1)
     positions = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -202,5 +260,6 @@ def _apart(rows: Sequence[ScoringRow], longest: int, device: Any, dtype: Any) ->
     order = torch.arange(longest)
     seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
     seen &= (order[None, :] <= order[:, None])[None]
+    seen = torch.cat([seen.new_ones(len(rows), longest, before), seen], dim=2)
     mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-    return {"position_ids": positions.to(device), "attention_mask": mask[:, None].to(device)}
+    return {"position_ids": (before + positions).to(device), "attention_mask": mask[:, None].to(device)}

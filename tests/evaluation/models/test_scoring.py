@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.evaluation.models.scoring import AT_ONCE, arrange_rows, batches, likeliest
+from ft_dagster.evaluation.models.scoring import (
+    AT_ONCE,
+    WORTH,
+    arrange_rows,
+    batches,
+    group_rows,
+    likeliest,
+)
 from ft_dagster.evaluation.tasks import own_split
 from tests.evaluation.questions import adds_tokens, requests
 
@@ -51,6 +58,52 @@ def test_texts_after_the_same_start_token_share_no_row() -> None:
     assert [len(row.continuations) for row in rows] == [1, 1]
 
 
+def rows_after(*beginnings: list[int], each: int = 30) -> list[Any]:
+    """Rows of one continuation: `each` after every beginning, whose own tokens differ."""
+    asked = [
+        ([*beginning, 1000 * place + n, 7], [1, 2])
+        for place, beginning in enumerate(beginnings, 1)
+        for n in range(each)
+    ]
+    return arrange_rows(asked, max_length=4096, shared=True)
+
+
+def test_questions_that_begin_alike_are_a_group_and_each_keeps_what_is_its_own() -> None:
+    examples, others, short = list(range(100)), list(range(500, 800)), list(range(5))
+    groups = group_rows(rows_after(examples, others, short))
+    assert [group.beginning for group in groups] == [tuple(others), tuple(examples), ()]
+    assert {len(row.context) for group in groups[:2] for row in group.rows} == {2}
+    assert sorted(n for group in groups for row in group.rows for n in row.numbers) == list(range(90))
+
+
+def test_those_that_begin_alike_for_long_are_told_apart_by_what_comes_late() -> None:
+    """Two subjects of a benchmark, whose instruction is the same and whose examples are not."""
+    instruction = list(range(70))
+    first, second = ([*instruction, *range(start, start + 400)] for start in (1000, 2000))
+    groups = group_rows(rows_after(first, second))
+    assert {group.beginning for group in groups} == {tuple(first), tuple(second)}
+
+
+def test_a_beginning_that_saves_little_is_computed_with_each() -> None:
+    beginning, enough = list(range(100)), WORTH // 100 + 2
+    assert [group.beginning for group in group_rows(rows_after(beginning, each=enough))] == [tuple(beginning)]
+    assert [group.beginning for group in group_rows(rows_after(beginning, each=enough - 1))] == [()]
+
+
+def test_a_question_that_is_the_beginning_of_another_keeps_a_token() -> None:
+    beginning = list(range(200))
+    rows = arrange_rows([(beginning + [9] * n, [1]) for n in range(20)], max_length=4096, shared=True)
+    (group,) = group_rows(rows)
+    assert group.beginning == tuple(beginning[:-1])
+    assert min(len(row.context) for row in group.rows) == 1
+
+
+def test_what_a_batch_remembers_stays_within_its_tokens() -> None:
+    (group,) = group_rows(rows_after(list(range(300))))
+    found = list(batches(group.rows, tokens=1e9, positions=1e9, before=300, held=1000))
+    assert max(map(len, found)) == 3
+
+
 def test_a_batch_stays_within_its_tokens() -> None:
     rows = arrange_rows([(list(range(10 + n)), [1, 2]) for n in range(20)], max_length=512, shared=True)
     for batch in batches(rows, tokens=64, positions=1e9):
@@ -65,6 +118,57 @@ def test_a_shared_context_scores_as_lm_eval_does(lm: Any, plain: Any) -> None:
     assert lm.shares is True
     assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
     assert [pair[1] for pair in ours] == [pair[1] for pair in theirs]
+
+
+EXAMPLES = "".join(f"Q: {QUESTION} ({n})\nA: a form and {n} copies\n\n" for n in range(6))
+
+
+def after_examples(count: int = 12) -> list[tuple[str, str]]:
+    """Questions after the same examples, two answers each; and one that begins otherwise."""
+    asked = [
+        (f"{EXAMPLES}Q: number {n}?\nA:", f" {said}") for n in range(count) for said in ("yes", "a form")
+    ]
+    return [*asked, (QUESTION, " passport")]
+
+
+def test_questions_after_the_same_examples_score_as_lm_eval_does(
+    lm: Any, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    real = lm._forward
+
+    def counted(input_ids: Any, keep: Any, **inputs: Any) -> Any:
+        computed.append(input_ids.numel())
+        return real(input_ids, keep, **inputs)
+
+    asked = after_examples()
+    ours = lm.loglikelihood(requests("loglikelihood", *asked))
+    monkeypatch.setattr(lm, "_forward", counted)
+    again = lm.loglikelihood(requests("loglikelihood", *asked))
+    theirs = plain.loglikelihood(requests("loglikelihood", *asked), disable_tqdm=True)
+    assert lm.begins is True
+    assert likelihoods(ours) == likelihoods(again) == pytest.approx(likelihoods(theirs), abs=1e-4)
+    assert [pair[1] for pair in ours] == [pair[1] for pair in theirs]
+    assert sum(computed) < len(lm.tok_encode(EXAMPLES)) * 2
+
+
+def test_an_architecture_that_remembers_otherwise_scores_whole_questions(
+    lm: Any, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = after_examples()
+    real = lm._forward
+
+    def forgets(input_ids: Any, keep: Any, **inputs: Any) -> Any:
+        if {"cache", "past_key_values"} & set(inputs):
+            inputs = {"attention_mask": inputs["attention_mask"][..., -input_ids.shape[1] :]}
+        return real(input_ids, keep, **inputs)
+
+    monkeypatch.setattr(lm, "_forward", forgets)
+    monkeypatch.setattr(lm, "begins", None)
+    ours = lm.loglikelihood(requests("loglikelihood", *asked))
+    theirs = plain.loglikelihood(requests("loglikelihood", *asked), disable_tqdm=True)
+    assert lm.begins is False
+    assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
 
 
 def test_an_architecture_that_cannot_share_scores_alone(
@@ -116,7 +220,7 @@ def test_the_loss_of_a_cut_text_is_that_of_its_tokens(adding: Any, monkeypatch: 
     doc = own_split.text_doc({}, QUESTION, adding.tokenizer)
     scored: list[tuple[int, ...]] = []
 
-    def score(rows: Any) -> Any:
+    def score(rows: Any, begun: Any) -> Any:
         scored.extend(each for row in rows for each in row.continuations)
         return {0: (0.0, True)}
 
