@@ -80,6 +80,25 @@ def are_windowed(layers: Sequence[Any]) -> bool:
     return any(type(layer) is not DynamicLayer for layer in layers)
 
 
+def attends_to_every_token(model: Any) -> bool:
+    """Say whether each layer looks back at all tokens by their positions, and at nothing else: no window, no
+    recurrent state, no learned prompt, beside which PEFT takes no positions and masks of ours.
+    """
+    layers = cache_layers(model)
+    return layers is not None and not are_windowed(layers) and not virtual_tokens(model)
+
+
+def remembers_exactly(model: Any) -> bool:
+    """Say whether keys and values of a beginning are those that the whole text has, whatever follows it: not
+    where positions turn by the length of the text, nor in int8, whose outliers are those of a whole batch.
+    """
+    inner = inner_model(model)
+    rotation = getattr(inner.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    turns = {each.get("rope_type") for each in (rotation, *rotation.values()) if isinstance(each, dict)}
+    by_length, in_int8 = turns & {"dynamic", "longrope"}, getattr(inner, "is_loaded_in_8bit", False)
+    return attends_to_every_token(model) and not by_length and not in_int8
+
+
 def forward_of(model: Any) -> Callable[..., Tensor]:
     """Return forward(cache, keep, **inputs): the logits of the last `keep` positions, [rows, keep,
     vocabulary].

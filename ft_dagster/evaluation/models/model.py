@@ -22,11 +22,11 @@ from ft_dagster.evaluation.models.arithmetic import BATCH_TOKENS, GENERATION_TOK
 from ft_dagster.evaluation.models.attention import attend_in_blocks
 from ft_dagster.evaluation.models.greedy import Greedy, PromptRow, write_all
 from ft_dagster.evaluation.models.key_values import (
-    are_windowed,
+    attends_to_every_token,
     begin,
-    cache_layers,
     forward_of,
     remembered,
+    remembers_exactly,
 )
 from ft_dagster.evaluation.models.load import (
     generate,
@@ -53,7 +53,6 @@ from ft_dagster.evaluation.tasks.own_split import Encoded
 
 # Logits are the largest tensor: positions whose logits are needed x vocabulary, in float32.
 BATCH_LOGIT_BYTES = {"cpu": 400e6, "cuda": 4e9}
-TRIED = 4  # questions on which it is tried whether what they begin with may be computed once
 _ONE_BATCH = 1_000_000  # for HFLM, which is handed one ready batch at a time
 PROBE = "The capital of France is Paris. Water boils at one hundred degrees. Q: Who are you?\nA: I am"
 
@@ -148,8 +147,8 @@ class TokenBatchedLM(HFLM):
 
     `on_progress` is told the share of the running requests that is done. `beside`: rows that are written with
     the next answers, since a step costs about the same for any number of them; `written_beside` has them.
-    `shares`: whether a shared context is scored as each continuation alone; None: it is tried on a question.
-    `begins`: whether what questions begin with is computed once; None: it is tried on a few of them.
+    `shares`: whether a shared context is scored as each continuation alone; `begins`: whether what questions
+    begin with is computed once. None: it is tried.
     """
 
     _added_after = 0
@@ -172,13 +171,8 @@ class TokenBatchedLM(HFLM):
         self._on = "cuda" if str(self.device).startswith("cuda") else "cpu"
         typed = torch.is_autocast_enabled(self._on)
         self._dtype = torch.get_autocast_dtype(self._on) if typed else inner.dtype
-        # None until tried; where keys fall out of a window, the mask of shared contexts would be wrong, and
-        # PEFT takes no positions and masks of ours beside a learned prompt.
-        unshared = getattr(inner.config, "sliding_window", None) or self._virtual
-        self.shares: bool | None = False if unshared else shares
-        layers = cache_layers(model)
-        remembers = layers is not None and not are_windowed(layers)
-        self.begins: bool | None = begins if remembers and not unshared else False
+        self.shares: bool | None = shares if attends_to_every_token(model) else False
+        self.begins: bool | None = begins if remembers_exactly(model) else False
         self._inner = inner
         self._head = self._plain_head()
         self._end_at(stop_token_ids(tokenizer))
@@ -230,36 +224,37 @@ class TokenBatchedLM(HFLM):
                 fix="Leave such questions out of the task",
             )
         rows = arrange_rows(pairs, max_length=self.max_length, shared=self.shares is not False)
-        several = [row for row in rows if len(row.continuations) > 1]
-        if several and self.shares is None:
-            self.shares = self._can_share(several[-1])
+        if self.shares is None and any(len(row.continuations) > 1 for row in rows):
+            self.shares = self._scores_alike(begun=False)
         if not self.shares:
             rows = arrange_rows(pairs, max_length=self.max_length, shared=False)
         positions = math.inf if self._head else BATCH_LOGIT_BYTES[self._on] / (4 * self._vocabulary)
         found: dict[int, ContinuationScore] = {}
         for group in self._groups(rows):
-            begun = self._begun(group.beginning)
-            for batch in batches(
-                group.rows,
-                tokens=BATCH_TOKENS[self._on],
-                positions=positions,
-                before=len(group.beginning),
-                held=GENERATION_TOKENS[self._on],
-            ):
-                found |= self._score(batch, begun)
+            for scores in self._scores_of(group, positions):
+                found |= scores
                 self.on_progress(len(found) / len(requests))
         return [found[number] for number in range(len(requests))]
 
     def _groups(self, rows: list[ScoringRow]) -> list[Group]:
         """Divide rows into groups that begin alike, where this architecture may begin them so."""
         alone = [Group((), rows)]
-        if self.begins is False or self.shares is False:
-            return alone
-        groups = group_rows(rows)
-        tried = next((group for group in groups if group.beginning), None)
-        if tried is not None and self.begins is None:
-            self.begins = self._can_begin(tried)
+        groups = alone if self.begins is False else group_rows(rows)
+        if self.begins is None and any(group.beginning for group in groups):
+            self.begins = self._scores_alike(begun=True)
         return groups if self.begins else alone
+
+    def _scores_of(self, group: Group, positions: float) -> Iterator[dict[int, ContinuationScore]]:
+        """Yield the scores of a group's batches, after a beginning that is let go with the last."""
+        begun = self._begun(group.beginning)
+        for batch in batches(
+            group.rows,
+            tokens=BATCH_TOKENS[self._on],
+            positions=positions,
+            before=len(group.beginning),
+            held=GENERATION_TOKENS[self._on],
+        ):
+            yield self._score(batch, begun)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         """Answer the greedy requests in common batches, whatever their settings; the sampled ones by
@@ -394,34 +389,24 @@ class TokenBatchedLM(HFLM):
             apart = head(self._inner.base_model(input_ids=ids, use_cache=False)[0])
         return head if torch.equal(logits, apart.to(logits.device)) else None
 
-    def _can_share(self, row: ScoringRow) -> bool:
-        """Say whether this architecture scores a shared context as it does each continuation alone.
+    def _scores_alike(self, *, begun: bool) -> bool:
+        """Say whether this architecture scores shared contexts, `begun`: after a beginning that it remembers,
+        as it does each whole text in a pass of its own.
 
-        Tried on one real question, since masks and positions are refused, ignored or replaced by some
-        (state-space models).
+        Tried, since masks and positions are refused, ignored or replaced by some (state-space models): on a
+        text that follows itself, which a continuation that sees too much or too little tells far otherwise.
         """
-        return self._is_alike(row.alone(), lambda: self._score([row]))
-
-    def _can_begin(self, group: Group) -> bool:
-        """Say whether this architecture scores questions after a beginning that it remembers as it does whole
-        ones. Tried on the shortest of the group, one at a time.
-        """
-        some = group.rows[-TRIED:]
-        whole = [replace(row, context=group.beginning + row.context) for row in some]
-        return self._is_alike(whole, lambda: self._score(some, self._begun(group.beginning)))
-
-    def _is_alike(
-        self, rows: Sequence[ScoringRow], together: Callable[[], dict[int, ContinuationScore]]
-    ) -> bool:
-        """Say whether rows score so as each does in a pass of its own."""
+        ids = tuple(self.tok_encode(PROBE))[: self.max_length // 2]
+        half, beginning = len(ids) // 2, ids if begun else ()
+        rows = [ScoringRow(ids[:1], (ids[1:], ids[2:]), (0, 1)), ScoringRow(ids[:half], (ids[half:],), (2,))]
         alone: dict[int, ContinuationScore] = {}
-        for row in rows:
-            alone |= self._score([row])
+        for row in (each for row in rows for each in row.alone()):
+            alone |= self._score([replace(row, context=beginning + row.context)])
         try:
-            found = together()
+            together = self._score(rows, self._begun(beginning))
         except (TypeError, ValueError, RuntimeError, IndexError):
             return False
-        apart = sum(abs(found[n].log_likelihood - alone[n].log_likelihood) for n in alone)
+        apart = sum(abs(together[n].log_likelihood - alone[n].log_likelihood) for n in alone)
         scored = sum(row.scored for row in rows)
         return apart / scored <= (1e-3 if self._dtype == torch.float32 else 0.1)
 
