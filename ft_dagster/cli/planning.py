@@ -90,7 +90,7 @@ def plan(
                 tell(said)
         for line in preview.with_examples:
             tell(f"without a training: {line}")
-        for line in (*preview.looks, *(f"! {line}" for line in preview.warnings)):
+        for line in (*preview.few_shot, *preview.looks, *(f"! {line}" for line in preview.warnings)):
             tell(line)
         tell(f"Next: {next_of_plan(variant, fits=document.fits)}")
     if not document.fits:

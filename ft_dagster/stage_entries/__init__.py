@@ -103,10 +103,10 @@ FINE_TUNED_MODEL = StageEntry(
     counted=("steps", "step"),
 )
 GENERAL_SCORES = StageEntry(
-    "general_scores", 6, on_demand=True, shared=True, device_use="evaluation", judges="base"
+    "general_scores", 7, on_demand=True, shared=True, device_use="evaluation", judges="base"
 )
 BASE_EVALUATION = StageEntry(
-    "base_evaluation", 7, device_use="evaluation", judges="base", shown=("{questions:,} questions",)
+    "base_evaluation", 8, device_use="evaluation", judges="base", shown=("{questions:,} questions",)
 )
 BASE_REFUSALS = StageEntry(
     "base_refusal_answers", 1, on_demand=True, shared=True, device_use="evaluation", judges="base"
@@ -114,17 +114,17 @@ BASE_REFUSALS = StageEntry(
 REFUSALS = StageEntry("refusal_answers", 1, on_demand=True, device_use="evaluation", judges="model")
 EVALUATION = StageEntry(
     "evaluation",
-    7,
+    8,
     device_use="evaluation",
     judges="model",
     shown=("{questions:,} questions",),
     counted=("questions", "question"),
 )
 PRODUCTION_EVALUATION = StageEntry(
-    "production_evaluation", 4, on_demand=True, device_use="evaluation", judges="production"
+    "production_evaluation", 5, on_demand=True, device_use="evaluation", judges="production"
 )
 CANDIDATE_EVALUATION = StageEntry(
-    "candidate_evaluation", 3, on_demand=True, device_use="evaluation", judges="production"
+    "candidate_evaluation", 4, on_demand=True, device_use="evaluation", judges="production"
 )
 MODEL_EXPORT = StageEntry("model_export", 4, device_use="export", shown=("{format}",), counted=("format", ""))
 RELEASE_EVALUATION = StageEntry("release_evaluation", 1, asks_for_devices=True)

@@ -7,10 +7,11 @@ from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.stage_entries import DECLARATION, EVALUATION_TEXTS
-from ft_dagster.store import Attempt
+from ft_dagster.store import Artifact, Attempt, find_artifact
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.input_view import View
 from ft_dagster.workspace.stage import Stage
+from ft_dagster.workspace.workspace import Workspace
 
 TEXTS = "texts.parquet"
 
@@ -36,6 +37,11 @@ def build(inputs: TextsInputs, context: BuildContext, attempt: Attempt) -> dict[
         ),
         leased=False,
     )
+
+
+def read_for(workspace: Workspace) -> Artifact | None:
+    """Return what was read of the tasks that are declared now; None where they were not read yet."""
+    return find_artifact(workspace.store, workspace.recipe(STAGE)[0].place)
 
 
 STAGE = Stage(

@@ -193,7 +193,7 @@ def _refuse_other_metrics(workspace: Workspace) -> None:
     if not workspace.spec.gates.metrics:
         return
     if any(workspace.frozen["tasks"].values()):
-        texts = find_artifact(workspace.store, workspace.recipe(evaluation_texts.STAGE)[0].place)
+        texts = evaluation_texts.read_for(workspace)
         if texts is None:
             return
         offered |= dict.fromkeys(texts.figures["by_task"], ()) | texts.figures.get("metrics", {})

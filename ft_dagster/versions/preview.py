@@ -36,6 +36,7 @@ from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, find_artifact
 from ft_dagster.training.batches.apart import leak_where_packed
+from ft_dagster.versions.few_shot import few_shot_lines
 from ft_dagster.versions.look import FoundNow
 from ft_dagster.versions.now import difference
 from ft_dagster.versions.plan_warnings import plan_warnings
@@ -58,7 +59,7 @@ class Preview:
 
     `warnings`: the estimate's, and those about how it would be judged and served. `look`: the evaluation
     after the training, and `looks` in sentences. `with_examples`: what the base reaches with examples in its
-    prompt, where it was asked so.
+    prompt, where it was asked so. `few_shot`: how the declared tasks' examples are drawn.
     """
 
     variant: str
@@ -71,10 +72,11 @@ class Preview:
     look: NextLook
     looks: tuple[str, ...]
     with_examples: tuple[str, ...] = ()
+    few_shot: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         own = {name: value for name, value in vars(self).items() if name not in ("estimate", "looks")}
-        lists = {name: list(own[name]) for name in ("warnings", "with_examples")}
+        lists = {name: list(own[name]) for name in ("warnings", "with_examples", "few_shot")}
         return {**self.estimate.to_json(), **own, **lists, "look": self.look.to_json()}
 
 
@@ -153,7 +155,8 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
     asked, look = tuple(_with_examples(today, declared)), look_ahead(workspace, spec, data.test_rows)
     lines = look_lines(look, spec)
-    return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings, look, lines, asked)
+    said = lines, asked, few_shot_lines(today)
+    return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings, look, *said)
 
 
 @dataclass(frozen=True)

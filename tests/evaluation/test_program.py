@@ -315,7 +315,12 @@ def test_the_texts_of_all_documents_are_written(project: Path, tmp_path: Path) -
     assert f"question 19 {bare}" in rows[19]["questions"]
     assert rows[1]["answers"] == ["a passport and the form"]
     figures = json.loads((tmp_path / "out" / "result.json").read_text())["figures"]
-    assert figures == {"questions": 20, "by_task": {"exam": 20}, "metrics": {"exam": ["acc", "acc_norm"]}}
+    assert figures == {
+        "questions": 20,
+        "by_task": {"exam": 20},
+        "metrics": {"exam": ["acc", "acc_norm"]},
+        "examples": {"exam": [{"sampler": "default", "num_fewshot": None}]},
+    }
 
 
 def test_texts_written_without_spaces_are_told_from_a_template_that_touches_them(tmp_path: Path) -> None:

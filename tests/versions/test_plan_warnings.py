@@ -10,10 +10,13 @@ from typing import Any, cast
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.request import TextsRequest
+from ft_dagster.evaluation.tasks.tasks import tasks_digest
+from ft_dagster.evaluation.tasks.texts import write_texts
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, VariantSpec
-from ft_dagster.stages import training_plan
+from ft_dagster.stages import evaluation_texts, training_plan
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import Layer, advice, summary
 from ft_dagster.versions.check import check_variant
@@ -22,6 +25,7 @@ from ft_dagster.versions.preview import plan_variant
 from ft_dagster.workspace import past
 from ft_dagster.workspace.workspace import Workspace
 from tests.e2e.project import edit
+from tests.evaluation.questions import write_task
 from tests.stored_figures import stored_training
 from tests.verdicts import stored_rule
 
@@ -164,3 +168,26 @@ def test_a_limit_that_its_questions_could_never_show_is_warned_of() -> None:
     assert "6 questions show no fall at 5% over 8 looks, and 8 are the least" in line
     assert (warned(4), warned(3, evaluations=2)) == ([], [])
     assert "over 16 looks, and 9 are the least" in warned(4, on_bad_rate="lower")[0]
+
+
+def test_a_plan_says_how_the_examples_of_a_task_are_drawn(
+    chained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = write_task(
+        tmp_path, "same", num_fewshot=5, fewshot_split="test", fewshot_config={"sampler": "first_n"}
+    )
+    drawn = write_task(tmp_path, "drawn", num_fewshot=3, fewshot_split="test")
+    without = write_task(tmp_path, "without")
+    tasks = tasks_digest([each.name for each in (same, drawn, without)], tmp_path)
+    request = TextsRequest(tasks=tasks, project=tmp_path, output=tmp_path)
+    (tmp_path / "payload").mkdir()
+    texts = SimpleNamespace(figures=write_texts(request))
+    monkeypatch.setattr(evaluation_texts, "read_for", lambda workspace: texts)
+    first, second = plan_variant(chained.settings, chained.key).few_shot
+    assert first.startswith(
+        "same has the same 5 examples before all questions (first_n): they are computed once"
+    )
+    assert second.startswith(
+        "drawn draws 3 examples anew for each question (lm-eval's default): nothing is shared"
+    )
+    assert second.endswith("about 4 times as long as without them")

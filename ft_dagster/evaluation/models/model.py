@@ -400,8 +400,8 @@ class TokenBatchedLM(HFLM):
         half, beginning = len(ids) // 2, ids if begun else ()
         rows = [ScoringRow(ids[:1], (ids[1:], ids[2:]), (0, 1)), ScoringRow(ids[:half], (ids[half:],), (2,))]
         alone: dict[int, ContinuationScore] = {}
-        for row in (each for row in rows for each in row.alone()):
-            alone |= self._score([replace(row, context=beginning + row.context)])
+        for each in (single for row in rows for single in row.alone()):
+            alone |= self._score([replace(each, context=beginning + each.context)])
         try:
             together = self._score(rows, self._begun(beginning))
         except (TypeError, ValueError, RuntimeError, IndexError):

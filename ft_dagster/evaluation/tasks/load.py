@@ -17,7 +17,7 @@ from ft_dagster.data.sources.plain_sets import extract_nothing, foreign_files, m
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks.questions import questions_of
 from ft_dagster.evaluation.tasks.task_files import is_of_hub, runnable_config
-from ft_dagster.evaluation.tasks.tasks import TaskEntry, builtin_folder, needs_network
+from ft_dagster.evaluation.tasks.tasks import TaskEntry, builtin_folder, needs_network, shots
 from ft_dagster.launch.warm import forked
 
 if TYPE_CHECKING:
@@ -283,5 +283,14 @@ def shots_of(task: Any, asked: int | None) -> int:
     """Return the number of few-shot examples of a task, as lm-eval's own command sets them: one that says 0
     keeps it.
     """
-    said = task.get_config("num_fewshot")
-    return int(said or 0) if asked is None or said == 0 else asked
+    return shots(task.get_config("num_fewshot"), asked)
+
+
+def sampler_of(task: Any) -> str:
+    """Return the name by which lm-eval's registry has the sampler of a task's few-shot examples; of another
+    sampler that of its class.
+    """
+    from lm_eval.api.samplers import SAMPLER_REGISTRY
+
+    kind = type(task.sampler)
+    return next((name for name, known in SAMPLER_REGISTRY.items() if known is kind), kind.__name__)

@@ -299,3 +299,8 @@ def _builtin_versions(name: str) -> dict[str, str]:
         str(name): str(metadata.get("version", "") if isinstance(metadata, dict) else "")
         for name, metadata in said
     }
+
+
+def shots(said: int | None, asked: int | None) -> int:
+    """Return the number of few-shot examples of a task that says `said` itself, where `asked` is declared."""
+    return said or 0 if asked is None or said == 0 else asked

@@ -12,7 +12,7 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.stages import evaluation_texts
 from ft_dagster.stages.ancestry import refuse_asked_of_ancestors
-from ft_dagster.store import Artifact, find_artifact
+from ft_dagster.store import Artifact
 from ft_dagster.workspace.workspace import Workspace
 
 
@@ -31,7 +31,7 @@ def refuse_trained_on(workspace: Workspace) -> None:
     _same(workspace, TASK_DATASET.name, rows, mixture)
     if not workspace.spec.data.decontaminate.enabled or not any(workspace.frozen["tasks"].values()):
         return
-    texts = find_artifact(workspace.store, workspace.recipe(evaluation_texts.STAGE)[0].place)
+    texts = evaluation_texts.read_for(workspace)
     for trained in (rows, mixture) if GENERAL_CORPUS.name in mixture.inputs else (rows,):
         if texts is None or trained.inputs.get(EVALUATION_TEXTS.name) != texts.digest:
             raise UserError(

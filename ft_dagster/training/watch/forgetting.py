@@ -90,7 +90,7 @@ class Benchmark:
 
         scores, answers = dict[str, float](), dict[str, list[float]]()
         with undisturbed(model):
-            lm = TokenBatchedLM(model, self._tokenizer, self._shares, begins=False)  # as plans foresee its work
+            lm = TokenBatchedLM(model, self._tokenizer, self._shares, begins=False)
             for name, (parts, chosen) in self._tasks.items():
                 drawn = {
                     part: each for part, each in chosen.items() if len(each) < len(parts[part].eval_docs)

@@ -33,7 +33,7 @@ BESIDE: list[tuple[str, str]] = [(QUESTION, " passport"), ("A form", " yes")]
 
 
 def architecture(name: str, **settings: Any) -> Callable[[Any], Any]:
-    """Make a maker of a random model of this architecture, whose answers depend much on what stands before."""
+    """Make a maker of a random model of this architecture, whose scores depend on all that is before."""
 
     def make(tokenizer: Any) -> Any:
         torch.manual_seed(0)
@@ -71,7 +71,8 @@ INEXACT = {
     "a sliding window": architecture("Mistral", **FEW, sliding_window=16),
     "windows in some layers": architecture("Gemma2", **FEW, head_dim=8, sliding_window=16),
     "local attention": architecture(
-        "GPTNeo", hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=16
+        "GPTNeo", hidden_size=32, num_layers=2, num_heads=4, window_size=16,
+        attention_types=[[["global", "local"], 1]],
     ),
     "a recurrent state": architecture("Mamba", hidden_size=32, num_hidden_layers=2, state_size=4),
     "recurrent and attending layers": architecture(
