@@ -12,13 +12,13 @@ import torch
 from ft_dagster.evaluation.models import arithmetic
 from ft_dagster.evaluation.models.greedy import (
     PromptRow,
-    RoomyLayer,
     batches_of,
     last_logits,
     rows_of,
     write,
     write_all,
 )
+from ft_dagster.evaluation.models.key_values import RoomyLayer
 from ft_dagster.evaluation.models.load import load_base, load_tuned
 from tests.evaluation.payloads import make_payload, write_greedily
 
