@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.tasks.tasks import shots
 from ft_dagster.gate.groups import BY_SIZE, Counting, groups_of
 from ft_dagster.gate.judged_by import GROUPS, with_largest
 from ft_dagster.gate.level import level_of
@@ -20,6 +22,7 @@ from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.longest_example import beyond_context
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, TASK_DATASET
+from ft_dagster.stages import evaluation_texts
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.falls import EVALUATIONS, least_questions, looks_of
@@ -157,3 +160,33 @@ def still_undecided(verdict: Verdict, limit: int | Literal["auto"] | None) -> tu
         return ()
     asked = "evaluation.limit asks all there are" if limit is None else f"evaluation.limit is {limit:,}"
     return (f"{measured}; {asked}",)
+
+
+def few_shot_lines(workspace: Workspace) -> tuple[str, ...]:
+    """Return a sentence for each task with examples; none for tasks whose texts were not read yet."""
+    try:
+        texts = evaluation_texts.read_for(workspace)
+    except UserError:
+        return ()
+    tasks = {} if texts is None else texts.figures.get("examples", {})
+    declared = workspace.spec.evaluation.num_fewshot
+    found = {
+        (task, part["sampler"], count): None
+        for task, parts in tasks.items()
+        for part in parts
+        if (count := shots(part["num_fewshot"], declared))
+    }
+    return tuple(_drawn(*each) for each in found)
+
+
+def _drawn(task: str, sampler: str, count: int) -> str:
+    if sampler == "first_n":
+        return (
+            f"{task} has the same {count} examples before all questions (first_n): they are computed once, "
+            "and judging takes little longer than without them, but on bases with windows or recurrent layers"
+        )
+    how = "lm-eval's default" if sampler == "default" else f"sampler {sampler}"
+    return (
+        f"{task} draws {count} examples anew for each question ({how}): nothing is shared, and a question "
+        f"takes about {count + 1} times as long as without them"
+    )

@@ -36,10 +36,9 @@ from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, find_artifact
 from ft_dagster.training.batches.apart import leak_where_packed
-from ft_dagster.versions.few_shot import few_shot_lines
 from ft_dagster.versions.look import FoundNow
 from ft_dagster.versions.now import difference
-from ft_dagster.versions.plan_warnings import plan_warnings
+from ft_dagster.versions.plan_warnings import few_shot_lines, plan_warnings
 from ft_dagster.versions.prompted import stands_of_base
 from ft_dagster.versions.sample import ROWS, Counted, sample
 from ft_dagster.versions.version_artifacts import newest_artifacts
