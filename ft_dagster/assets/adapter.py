@@ -19,6 +19,8 @@ from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link
 from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
 from ft_dagster.dagster_private import DATA_VERSION, PRIORITY
 from ft_dagster.records.record_tree import TreeHead
+from ft_dagster.report.figures import breakable
+from ft_dagster.report.sentences.next_step import NEXT_PAGE
 from ft_dagster.resources import LAUNCHER, TENANTS
 from ft_dagster.resources.launchers import Programs
 from ft_dagster.resources.tenants import Tenants
@@ -130,14 +132,18 @@ def maker(context: dg.AssetExecutionContext, digest: str, reused: bool) -> str |
 
 
 def links(context: dg.AssetExecutionContext, name: str, made_by: str | None) -> str:
-    """Link the run that made it, and the pages of what is directly above; markdown."""
+    """Link the run that made it, the pages of what is directly above, and the one that is named as next;
+    markdown.
+    """
     said = "made earlier" if made_by is None else f"made by {run_link(made_by)}"
     partition = {
         each: None if each == GENERAL_CORPUS.name else context.partition_key for each in dependencies(name)
     }
     beside = Graph(tuple(context.asset_key.path[:-1]))
     above = ", ".join(asset_link(beside.key(each), key) for each, key in partition.items())
-    return said.capitalize() + (f" from {above}" if above else "")
+    following = [beside.key(NEXT_PAGE[name][0])] if name in NEXT_PAGE else []
+    after = "".join(f"; next page: {asset_link(key, context.partition_key)}" for key in following)
+    return said.capitalize() + (f" from {above}" if above else "") + after
 
 
 def dependencies(name: str) -> list[str]:
@@ -165,7 +171,7 @@ def _common(workspace: Workspace, artifact: Artifact, made_by: str | None) -> Me
         "reused": dg.MetadataValue.bool(artifact.reused),
         "size_mb": dg.MetadataValue.float(round(artifact.size / 1e6, 3)),
         "owners": dg.MetadataValue.text(", ".join(workspace.spec.owners)),
-        "in_store": dg.MetadataValue.text(f"{place.prefix}/{place.stage}/{place.key[:DIGITS]}…"),
+        "in_store": dg.MetadataValue.text(breakable(f"{place.prefix}/{place.stage}/{place.key[:DIGITS]}…")),
         **_records(artifact),
     }
 

@@ -25,7 +25,7 @@ from ft_dagster.markdown import plain
 from ft_dagster.models.base_record import BaseRecord
 from ft_dagster.models.derived import started_from
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.report.charts.svg import Bar, bars, fitting
+from ft_dagster.report.charts.svg import Bar, bar_picture
 from ft_dagster.report.figures import count, counted, size
 from ft_dagster.report.sentences.next_step import next_of_stage
 from ft_dagster.report.sentences.summaries import Summary, dataset_summary, mixture_summary
@@ -47,7 +47,7 @@ from ft_dagster.workspace.workspace import Workspace
 GROUP = "data"
 ORIGIN = ("rows", "data_version", "at")  # of a snapshot, what the page of a declaration says
 BASE = ("reference", "revision", "architecture", "parameters", "weights_bytes", "dtype", "chat_template")
-LENGTHS = ("median characters", "95% below", "longest")
+LENGTHS = ("median", "95% below", "longest")
 COUNTS = {"examples": "examples", "tokens": "tokens", "trained_tokens": "trained on", "truncated": "cut"}
 
 
@@ -72,7 +72,7 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
     if upstream:
         rows = [[path, *(origin[name] for name in ORIGIN)] for path, origin in upstream.items()]
         entries["upstream"] = table(["asset", "rows", "data version", "materialized"], rows)
-    return Page(summary, entries, fitting(bars, parts, "values by where they come from"))
+    return Page(summary, entries, bar_picture(parts, "number of values, by where they come from"))
 
 
 def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
@@ -93,7 +93,7 @@ def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
     files = sorted(record.files, key=lambda file: -file.size)
     parts = [Bar(file.path, file.size, size(file.size)) for file in files]
     entries = {"base": table(["name", "value"], [row for row in rows if row[1] is not None])}
-    return Page(summary, entries, fitting(bars, parts, "files by size"))
+    return Page(summary, entries, bar_picture(parts, "files by size"))
 
 
 def _general_corpus(graph: Graph) -> dg.AssetsDefinition:
@@ -135,7 +135,7 @@ def _corpora(made: Mapping[str, Artifact]) -> Page:
         "dagster/row_count": texts,
     }
     parts = [Bar(name, train, count(train)) for name, _, train, _ in rows]
-    return Page(summary, entries, fitting(bars, parts, "texts by corpus"))
+    return Page(summary, entries, bar_picture(parts, "texts to mix in, by corpus"))
 
 
 def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
@@ -143,18 +143,20 @@ def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
     rows, dropped = figures.rows, figures.rows_dropped
     parts = [Bar(name, rows[name], count(rows[name])) for name in SPLITS if name in rows]
     lengths, changes = row_lengths(workspace.payload(artifact)), data_changes(workspace, artifact)
+    warnings = too_few_rows(workspace.spec, figures.test_rows)
     entries = {
         "dagster/row_count": sum(rows.values()),
+        "warnings": lines(warnings),
         "rows_dropped": dropped,
         "dropped": table(["reason", "rows"], figures.dropped.items()),
         "changed": _changed(changes),
         "overlaps": table(["task", "source", "rows"], _overlaps(figures)),
-        "lengths": table(["split", "rows", *LENGTHS], [[name, *found] for name, found in lengths.items()]),
+        "characters": table(["split", "rows", *LENGTHS], [[name, *found] for name, found in lengths.items()]),
     }
     return Page(
-        dataset_summary(figures, _since(changes), too_few_rows(workspace.spec, figures.test_rows)),
+        dataset_summary(figures, _since(changes), warnings),
         entries,
-        fitting(bars, [*parts, Bar("dropped", dropped, count(dropped))], "rows"),
+        bar_picture([*parts, Bar("dropped", dropped, count(dropped))], "rows, by split"),
     )
 
 
@@ -192,7 +194,7 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     warnings = [*figures.warnings, *declared_warnings(spec, share)]
     entries = {
         "warnings": lines(warnings),
-        "sources": table(["source", *COUNTS.values(), f"of {of}"], rows),
+        "sources": table(["source", *COUNTS.values(), "share"], rows),
         "packing": table(["figure", "tokens or rows"], _packing(figures)),
         "dagster/row_count": train.examples,
         "trained_tokens": train.trained_tokens,
@@ -203,7 +205,7 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     if spec.data.samples == "metadata":
         sample = (workspace.evidence(artifact) / mixture_stage.SAMPLE).read_text("utf-8")
         entries["sample"] = dg.MetadataValue.md(f"```\n{sample}\n```")
-    picture = fitting(bars, source_bars(figures, paths), f"of {of}, by source")
+    picture = bar_picture(source_bars(figures, paths), f"{of}, by source")
     return Page(mixture_summary(figures, warnings), entries, picture)
 
 

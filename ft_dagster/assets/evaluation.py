@@ -25,14 +25,14 @@ from ft_dagster.gate.samples import (
     read_samples,
 )
 from ft_dagster.gate.verdict_words import verdict_word
-from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.changed_answers import CHANGED, changed_in
-from ft_dagster.report.charts.svg import Bar, bars, fitting, intervals, measured
+from ft_dagster.report.charts.svg import Bar, bar_picture, interval_pictures, measured
 from ft_dagster.report.figures import is_share, percent, score
 from ft_dagster.report.sentences.ancestors import FIGURE as ANCESTORS
 from ft_dagster.report.sentences.ancestors import ancestor_lines
 from ft_dagster.report.sentences.base_name import base_name
+from ft_dagster.report.sentences.next_step import Result
 from ft_dagster.report.sentences.prompted import PROMPTED, Beside, prompted_rows
 from ft_dagster.report.sentences.summaries import (
     PAGE_RULES,
@@ -47,7 +47,6 @@ from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
 from ft_dagster.store import Artifact
 from ft_dagster.versions.refusals_judged import judged_rows
-from ft_dagster.versions.results import result_of
 from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "evaluation"
@@ -62,7 +61,9 @@ def describe_base(workspace: Workspace, artifact: Artifact) -> Page:
     first = {s.task: s.value for s in reversed(scores) if is_share(s.metric, [s.value])}
     parts = [Bar(task, value, percent(value)) for task, value in first.items()]
     entries = {**shown, **_label_table(workspace, artifact), **_engine(artifact)}
-    return Page(base_scores_summary(scores), entries, fitting(bars, parts, "the first score of each task"))
+    return Page(
+        base_scores_summary(scores), entries, bar_picture(parts, "the base's first score in each task")
+    )
 
 
 def _metric(found: Score) -> str:
@@ -94,9 +95,8 @@ def describe_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
         **_engine(artifact),
         **{f"{rule.task} {rule.metric}": float(f"{rule.tuned:.4g}") for rule in measured(rules)},
     }
-    past = history(workspace.store, workspace.prefix)
-    result = result_of(workspace.settings, workspace.key, artifact, past, workspace.spec)
-    picture = fitting(intervals, measured(rules), "changes with their intervals")
+    result = Result(str(workspace.key), verdict, workspace.spec.evaluation.limit)
+    picture = interval_pictures(rules)
     return Page(evaluation_summary(result), entries, picture, first)
 
 

@@ -13,7 +13,7 @@ from ft_dagster.assets.partitions import Graph
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import COLUMNS as STATUS
 from ft_dagster.fleet.status import StatusRow, arranged
-from ft_dagster.report.charts.svg import Bar, bars, fitting
+from ft_dagster.report.charts.svg import Bar, bar_picture
 from ft_dagster.report.figures import count
 from ft_dagster.report.sentences.next_step import NOTHING
 from ft_dagster.report.states import NEED_A_PERSON, ORDER, counts, states_sentence
@@ -47,7 +47,7 @@ def fleet_metadata(fleet: FleetPicture) -> Metadata:
     if len(rows) > len(shown):
         said += f"\n\nThe first {len(shown)} are below; `ft-dagster status` has all."
     parts = [Bar(state, number, count(number)) for state, number in found.items()]
-    picture = fitting(bars, parts, "variants by state")
+    picture = bar_picture(parts, "number of variants, by state")
     return {
         SUMMARY: dg.MetadataValue.md(said),
         **({} if picture is None else {PICTURE: dg.MetadataValue.md(picture)}),

@@ -44,12 +44,12 @@ def tell_above(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
 
 
 def _first(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Metadata:
-    """Return summary and picture of the page as it stands: Dagster shows an observation's entries before the
+    """Return summary and pictures of the page as it stands: Dagster shows an observation's entries before the
     page's own, and of two with one name the first alone.
     """
     asked = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key])
     for record in context.instance.fetch_materializations(asked, limit=1).records:
         made = record.asset_materialization
         page = {} if made is None else made.metadata
-        return {name: page[name] for name in (SUMMARY, PICTURE) if name in page}
+        return {name: page[name] for name in page if name == SUMMARY or name.startswith(PICTURE)}
     return {}

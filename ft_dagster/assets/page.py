@@ -3,6 +3,7 @@
 The UI shows metadata in the order given, markdown inline only below 1,000 characters, tables always.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -16,28 +17,32 @@ from ft_dagster.report.sentences.summaries import Summary
 
 Metadata = Mapping[str, Any]
 SUMMARY, PICTURE = "summary", "picture"
-PANE, EDGES = 52, 2  # characters: of a table at 1280 pixels, and of the edges of a column
+PANE, EDGES = 50, 2  # characters: of a table at 1280 pixels beside what was observed, and of a column's edges
+HEADER = 6 / 7  # of the width of a character of a cell, one of a header, which a browser does not break
 OVERVIEW = 42  # the same on the page of an asset without partitions
-WORD = 11  # characters of a word that stays whole in a table that is too wide
+ALONE = 57  # the same where nothing is observed: of what no asset is below
+WORDS = (LONG, 12, 8, 6)  # characters of a word that stays whole; the next where the table is too wide by it
 DAY, NO_BREAK = re.compile(r"\b\d{4}-\d\d-\d\d\b"), "\u2011"
 DIGITS = 12  # of a digest: the whole one is in the manifest
 
 
 class Page(NamedTuple):
     """Is the page of one artifact. `first`: what comes directly below the summary; `picture`: markdown of an
-    inline picture; `entries`: what comes below it, in order.
+    inline picture, or of several; `entries`: what comes below it, in order.
     """
 
     summary: Summary
     entries: Metadata
-    picture: str | None = None
+    picture: str | Sequence[str] | None = None
     first: Metadata = MappingProxyType({})
 
     def metadata(self, links: str) -> Metadata:
         """Return the page's metadata. `links`: markdown, the summary's last line."""
-        picture = {} if self.picture is None else {PICTURE: dg.MetadataValue.md(self.picture)}
         summary = dg.MetadataValue.md(summary_markdown(self.summary, links))
-        return {SUMMARY: summary, **self.first, **picture, **self.entries}
+        drawn = [self.picture] if isinstance(self.picture, str) else self.picture or ()
+        names = [PICTURE, *(f"{PICTURE} {number}" for number in range(2, len(drawn) + 1))]
+        pictures = {name: dg.MetadataValue.md(each) for name, each in zip(names, drawn, strict=False)}
+        return {SUMMARY: summary, **self.first, **pictures, **self.entries}
 
 
 def summary_markdown(summary: Summary, links: str) -> str:
@@ -52,18 +57,16 @@ def summary_markdown(summary: Summary, links: str) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], pane: int = PANE) -> dg.MetadataValue[Any]:
-    """Make a table of text; "none" of no row. Where it would be wider than its pane, long words may be
-    broken.
+    """Make a table of text; "none" of no row. Where it would be wider than its pane, words may be broken, and
+    no more of them than it takes.
     """
     lines = [[unbroken_days(cell(value)) for value in row] for row in rows]
     if not lines:
         return dg.MetadataValue.text("none")
     names = [header or "place" for header in headers]
-    longest = LONG if least_width([names, *lines]) <= pane else WORD
-    records = [
-        dg.TableRecord({name: breakable(text, longest) for name, text in zip(names, line, strict=True)})
-        for line in lines
-    ]
+    tried = [[[breakable(text, longest) for text in line] for line in lines] for longest in WORDS]
+    fits = next((each for each in tried if least_width(names, each) <= pane), tried[-1])
+    records = [dg.TableRecord(dict(zip(names, line, strict=True))) for line in fits]
     schema = dg.TableSchema([dg.TableColumn(name, "string") for name in names])
     return dg.MetadataValue.table(records, schema)
 
@@ -73,15 +76,16 @@ def unbroken_days(text: str) -> str:
     return DAY.sub(lambda day: day[0].replace("-", NO_BREAK), text)
 
 
-def least_width(lines: Sequence[Sequence[str]]) -> int:
-    """Return the characters that a browser needs for a table: of each column the longest word, and its
-    edges.
+def least_width(names: Sequence[str], lines: Sequence[Sequence[str]]) -> int:
+    """Return the characters that a browser needs for a table: of each column its name or the longest word,
+    and its edges.
     """
-    columns = zip(*lines, strict=True)
+    columns = zip(names, *lines, strict=True)
     words = [
-        max(len(word) for text in column for word in re.split(r"[\s\u200b]", text)) for column in columns
+        max(HEADER * len(name), *(len(word) for text in column for word in re.split(r"[\s\u200b]", text)))
+        for name, *column in columns
     ]
-    return sum(words) + EDGES * len(words)
+    return math.ceil(sum(words)) + EDGES * len(words)
 
 
 def lines(said: Sequence[str]) -> dg.MetadataValue[Any]:

@@ -13,7 +13,7 @@ from ft_dagster.assets.without_training import without_training
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.looks_left import look_lines
-from ft_dagster.report.charts.svg import Bar, bars, fitting
+from ft_dagster.report.charts.svg import Bar, bar_picture
 from ft_dagster.report.figures import size
 from ft_dagster.report.sentences.summaries import plan_summary
 from ft_dagster.report.tables.recommendation import (
@@ -30,8 +30,8 @@ from ft_dagster.versions.plan_warnings import plan_warnings
 from ft_dagster.workspace.next_look import look_ahead
 from ft_dagster.workspace.workspace import Workspace
 
-SHOWN = ("method", "fits", "GB a device", "train, judge", AGAINST)  # of the ranking: the report has all
-SHOWN_AT = tuple((*COLUMNS, AGAINST).index(name) for name in SHOWN)
+SHOWN = {"method": "method", "fits": "fits", "GB": "GB a device", "time": "train, judge", "against": AGAINST}
+SHOWN_AT = tuple((*COLUMNS, AGAINST).index(name) for name in SHOWN.values())  # the report has all
 
 
 def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
@@ -45,7 +45,7 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
         "warnings": lines(warnings),
         "next look": lines(look_lines(look_ahead(workspace, workspace.spec), workspace.spec)),
         **without_training(workspace),
-        "ranking": table(SHOWN, [[row[place] for place in SHOWN_AT] for row in ranking_rows(estimate)]),
+        "ranking": table([*SHOWN], [[row[place] for place in SHOWN_AT] for row in ranking_rows(estimate)]),
         "plan": table(["field", "value", "why"], _reasons(estimate)),
         "cost": table(
             ["figure", "value"],
@@ -63,11 +63,10 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
         "memory_gb": float(f"{plan.memory_bytes.total / 1e9:.4g}"),
     }
     held = {each.method: estimate.memory_bytes[each.method].total for each in estimate.ranking}
-    picture = fitting(
-        lambda some: bars(some, estimate.device_bytes if _near(estimate) else None),
-        [Bar(method, bytes, size(bytes)) for method, bytes in held.items()],
-        "memory by method",
-    )
+    parts = [Bar(method, bytes, size(bytes)) for method, bytes in held.items()]
+    device, near = estimate.device_bytes, _near(estimate)
+    of = "" if device is None else f" of {size(device)}{' (red)' if near else ''}"
+    picture = bar_picture(parts, f"memory on one device{of}, by method", device if near else None)
     return Page(plan_summary(estimate, warnings), entries, picture)
 
 

@@ -7,7 +7,7 @@ import dagster as dg
 
 from ft_dagster.assets.adapter import as_result, described, links, maker, stage_asset, variant_asset
 from ft_dagster.assets.lineage import tell_above
-from ft_dagster.assets.page import DIGITS, SUMMARY, Metadata, Page, asset_link, run_link, table
+from ft_dagster.assets.page import ALONE, DIGITS, SUMMARY, Metadata, Page, asset_link, run_link, table
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.dagster_private import DATA_VERSION
 from ft_dagster.errors import UserError
@@ -20,7 +20,7 @@ from ft_dagster.lineage.serving import may_serve_words
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.lineage.version_status import status_of
 from ft_dagster.report.cards import without_header
-from ft_dagster.report.charts.svg import Bar, bars, fitting, intervals, measured
+from ft_dagster.report.charts.svg import Bar, bar_picture, interval_pictures
 from ft_dagster.report.figures import moment, size
 from ft_dagster.report.sentences.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.sentences.next_step import Result, next_step
@@ -50,6 +50,7 @@ from ft_dagster.workspace.workspace import Workspace
 
 GROUP = "release"
 ANSWERS = ("made by", "questions", "how", "seconds", "digest")
+VERSIONS = ("task", "version", "score", "interval", "questions")  # of COURSE: the report has all
 LOG = ("version", "action", "when (UTC)", "by", "reason")
 MAY_SERVE = "may_serve"  # metadata: whether the version might be served when it was shown
 LOG_ENTRIES = "log_entries"  # metadata: how many entries the log had when it was shown
@@ -66,7 +67,7 @@ def _model_export(workspace: Workspace, artifact: Artifact) -> Page:
         "format": format,
     }
     files = [Bar(file["path"], file["size"], size(file["size"])) for file in artifact.predicate["payload"]]
-    picture = fitting(bars, sorted(files, key=lambda bar: -bar.value), "files by size")
+    picture = bar_picture(sorted(files, key=lambda bar: -bar.value), "files by size")
     return Page(export_summary(format, artifact.size, certificate, serve), entries, picture)
 
 
@@ -89,7 +90,7 @@ def _made_of(workspace: Workspace, export: Artifact, entry: ReleaseEntry) -> dg.
     """Return what the release was made of; the release stands, whatever else of the store cannot be read."""
     try:
         made = made_of(workspace.store, workspace.prefix, export, entry)
-        return table(MADE_OF, made_rows(made.files, made.artifacts, entry))
+        return table(MADE_OF, made_rows(made.files, made.artifacts, entry), ALONE)
     except UNREADABLE as error:
         return dg.MetadataValue.text(why_not(error))
 
@@ -106,7 +107,7 @@ def _release_evaluation(context: dg.AssetExecutionContext, workspace: Workspace)
         "held_against": ", ".join(name for name, _ in held.versions) or "nothing",
         "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
         **_versions(workspace),
-        "answers": table(ANSWERS, map(_answers, held.answers)),
+        "answers": table(ANSWERS, map(_answers, held.answers), ALONE),
         "device_seconds": round(sum(3600 * hours_of(each) * devices_of(each) for each in asked), 3),
         "reused": not asked,
         "owners": ", ".join(workspace.spec.owners),
@@ -114,7 +115,7 @@ def _release_evaluation(context: dg.AssetExecutionContext, workspace: Workspace)
     if not check.passed:  # the run ends here
         tell_above(context, workspace)
     more = links(context, release_evaluation.STEP.name, context.run_id)
-    picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
+    picture = interval_pictures(verdict.rules)
     return dg.MaterializeResult(
         metadata=Page(summary, entries, picture).metadata(more),
         data_version=dg.DataVersion(done.export.digest),
@@ -124,8 +125,13 @@ def _release_evaluation(context: dg.AssetExecutionContext, workspace: Workspace)
 
 def _versions(workspace: Workspace) -> dict[str, dg.MetadataValue[Any]]:
     """Return what each version released so far scored; nothing before there are two."""
-    rows = [row for each in courses(workspace.store, workspace.prefix) for row in course_rows(each)]
-    return {"versions_over_time": table(COURSE, rows)} if rows else {}
+    places = [COURSE.index(name) for name in VERSIONS]
+    rows = [
+        [row[place] for place in places]
+        for each in courses(workspace.store, workspace.prefix)
+        for row in course_rows(each)
+    ]
+    return {"versions_over_time": table(VERSIONS, rows, ALONE)} if rows else {}
 
 
 def _answers(answers: Artifact) -> list[Any]:
@@ -148,7 +154,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         **_versions(workspace),
         "certificate": _certificate(certificate_of(workspace, done.export)),
         "served_by": serve or "transformers and PEFT: see the card of model_export",
-        "history": table(LOG, _log(done.history)),
+        "history": table(LOG, _log(done.history), ALONE),
         LOG_ENTRIES: len(done.history),
         "outcome": verdict_word(verdict),
         "version": entry.version,
@@ -159,7 +165,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
     }
     if entry.run_id == context.run_id:
         tell_above(context, workspace)
-    picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
+    picture = interval_pictures(verdict.rules)
     made_by = entry.run_id or maker(context, entry.export, True)
     more = f"{links(context, release_step.STEP.name, made_by)}; {_asked(workspace.key, entry.version)}"
     return dg.MaterializeResult(
@@ -206,13 +212,13 @@ def _served(stored: VersionFiles, done: ReleaseEntry) -> Metadata:
     verdict, made_by = stored.verdict, None if stored.entry is None else stored.entry.run_id
     following = next_step(Result(str(stored.key), verdict, status=status_of(stored.past, done)))
     entries = {
-        "made_of": table(MADE_OF, made_rows(stored.made.files, stored.made.artifacts, stored.entry)),
+        "made_of": table(MADE_OF, made_rows(stored.made.files, stored.made.artifacts, stored.entry), ALONE),
         "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
-        "history": table(LOG, _log(stored.past)),
+        "history": table(LOG, _log(stored.past), ALONE),
         "outcome": verdict_word(verdict),
         LOG_ENTRIES: len(stored.past),
     }
-    picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
+    picture = interval_pictures(verdict.rules)
     export = asset_link(GRAPH.key(export_stage.STAGE.name), str(stored.key))
     made = f"Made from {export}" if made_by is None else f"Made by {run_link(made_by)} from {export}"
     page = Page(Summary(_became(done), verdict_sentence(verdict), following), entries, picture)
@@ -226,7 +232,7 @@ def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> Metadata:
     newest = past[-1]
     told = f"Dagster was not told of it when it was written ({moment(newest.at)} UTC)"
     entries = {
-        "history": table(LOG, _log(past)),
+        "history": table(LOG, _log(past), ALONE),
         "version": newest.version,
         "production": newest.production or "none yet",
         LOG_ENTRIES: len(past),

@@ -43,7 +43,7 @@ def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
         "estimates": table(ESTIMATED, estimated_rows(figures)),
         **plotted(figures),
         "micro_batch_halved": figures.micro_batch_halved,
-        **({"learning_rate_lowered": rate} if (rate := figures.learning_rate_lowered) else {}),
+        **({"lowered_rate": rate} if (rate := figures.learning_rate_lowered) else {}),
     }
     found = smoothed(log)
     picture = fitting(lambda some: curves(dict(some)), list(found.items()), "losses")

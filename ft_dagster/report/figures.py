@@ -215,7 +215,8 @@ def cell(value: Any) -> str:
 def breakable(text: str, longest: int = LONG) -> str:
     """Return the same to read, with places where a browser may break words that are longer."""
     word = re.compile(rf"\S{{{longest + 1},}}")
-    return word.sub(lambda found: re.sub(rf"([/_.:-]|[^\W_]{{{PIECE}}})", "\\1\u200b", found[0]), text)
+    piece = min(longest, PIECE)
+    return word.sub(lambda found: re.sub(rf"([/_.:-]|[^\W_]{{{piece}}})", "\\1\u200b", found[0]), text)
 
 
 def moment(stamp: str) -> str:

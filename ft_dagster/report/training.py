@@ -193,7 +193,7 @@ def plotted(figures: TrainingFigures) -> dict[str, float]:
     """Return the figures that are worth a line over time and over variants, each in the unit of its name."""
     known = {
         "validation_loss": figures.validation_loss_best,
-        "general_holdout_loss": figures.general_holdout_loss_last,
+        "general_loss": figures.general_holdout_loss_last,
         "training_minutes": figures.training_seconds / 60,
         "tokens_per_second": figures.tokens_per_second,
         "peak_memory_gb": figures.peak_bytes / 1e9,

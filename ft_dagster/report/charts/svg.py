@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from ft_dagster.gate.rule_figures import interval_words
 from ft_dagster.lineage.verdict import Outcome, Rule
 
 if TYPE_CHECKING:
@@ -51,28 +52,46 @@ def as_inline_picture(svg: str, words: str) -> str:
 
 def fitting(draw: Callable[[Sequence[T]], str], parts: Sequence[T], words: str) -> str | None:
     """Return `draw` of as many of the first parts as stay inline; None of none."""
+    return _most(draw, parts, words)[1]
+
+
+def _most(draw: Callable[[Sequence[T]], str], parts: Sequence[T], words: str) -> tuple[int, str | None]:
+    """Return the same, and of how many parts it is."""
     for count in range(min(len(parts), INLINE // SHORTEST), 0, -1):
         picture = as_inline_picture(draw(parts[:count]), words)
         if len(picture) <= INLINE:
-            return picture
-    return None
+            return count, picture
+    return 0, None
 
 
-def bars(parts: Sequence[Bar], mark: float | None = None) -> str:
-    """Draw a bar a line, with its name and value before it; `mark`: a limit, as a line across."""
+def bar_picture(parts: Sequence[Bar], title: str, limit: float | None = None) -> str | None:
+    """Return an inline picture of as many of the first bars as stay inline, below its title; `limit`: drawn
+    as a red line across.
+    """
+
+    def draw(some: Sequence[Bar]) -> str:
+        left_out = "" if len(some) == len(parts) else f", {len(some)} of {len(parts)}"
+        return bars(some, f"{title}{left_out}", limit)
+
+    return fitting(draw, parts, title)
+
+
+def bars(parts: Sequence[Bar], title: str, mark: float | None = None) -> str:
+    """Draw a bar a line, with its name and value before it, below what they are of; `mark`: a limit, as a
+    line across.
+    """
     largest = max([bar.value for bar in parts] + ([mark] if mark else [])) or 1.0
-    scale = (WIDTH - NAMES - 2) / largest
-    rows = []
-    for number, bar in enumerate(parts):
-        y, end = LINE * number, round(NAMES + scale * bar.value)
-        rows.append(
-            f"<text y='{y + 12}'>{_short(bar.name)} {escape(bar.shown)}</text>"
-            f"<path d='M{NAMES} {y + 8}H{max(end, NAMES + 1)}' stroke='{COLOURS[number % len(COLOURS)]}'/>"
-        )
+    scale, end = (WIDTH - NAMES - 2) / largest, LINE * (len(parts) + 1)
+    words, drawn = [f"<text y='11'>{escape(title)}</text>"], ""
+    for number, bar in enumerate(parts, 1):
+        y = LINE * number
+        words.append(f"<text y='{y + 12}'>{_short(bar.name)} {escape(bar.shown)}</text>")
+        drawn += f"M{NAMES} {y + 8}H{max(round(NAMES + scale * bar.value), NAMES + 1)}"
+    rows = [*words, f"<path d='{drawn}' stroke='{BLUE}'/>"]
     if mark:
         x = round(NAMES + scale * mark)
-        rows.append(f"<path d='M{x} 0V{LINE * len(parts)}' stroke='{RED}' stroke-width='1'/>")
-    return _svg("".join(rows), LINE * len(parts), 9)
+        rows.append(f"<path d='M{x} {LINE}V{end}' stroke='{RED}' stroke-width='1'/>")
+    return _svg("".join(rows), end, 9)
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str = "nats a token") -> str:
@@ -149,31 +168,46 @@ def chain(parts: Sequence[Link]) -> str:
     return _svg(f"{drawn}<svg x='14'>{words}</svg>", LINE * len(parts), 6)
 
 
+def interval_pictures(rules: Sequence[Rule]) -> list[str]:
+    """Return inline pictures of the intervals of all rules of which one is known, some in each."""
+    left, pictures = measured(rules), list[str]()
+    while left:
+        count, picture = _most(intervals, left, "changes")
+        if picture is None:
+            break
+        pictures, left = [*pictures, picture], left[count:]
+    return pictures
+
+
 def intervals(rules: Sequence[Rule]) -> str:
-    """Draw the interval of each rule's change, better to the right, each on its own scale.
+    """Draw the interval of each rule's change beside its figures, better to the right, each on its own scale.
 
     The stroke across is the change that the interval is of, the grey line no change, the red one the margin.
     """
-    middle, half = 205, 85
-    names, margins, drawn = [], [], dict.fromkeys(COLOUR_OF.values(), "")
-    for number, rule in enumerate(rules):
+    middle, half, below = 300, 85, LINE * (len(rules) + 1)
+    names, margins, drawn = [], "", dict.fromkeys(COLOUR_OF.values(), "")
+    for number, rule in enumerate(rules, 1):
         y, sign = LINE * number + 8, 1 if rule.higher_is_better else -1
         ends = sorted(sign * end for end in rule.interval)
         scale = half / (reach(rule) or 1.0)
         low, dot, high, limit = (
             round(middle + scale * value) for value in (ends[0], sign * rule.estimate, ends[1], -rule.margin)
         )
-        names.append(f"<text y='{y + 4}'>{_short(rule.task)}</text>")
-        margins.append(f"M{limit} {y - 6}v12")
+        names.append(f"<text y='{y + 4}'>{_short(rule.task)} {interval_words(rule)}</text>")
+        margins += f"M{limit} {y - 6}v12"
         drawn[COLOUR_OF[rule.outcome]] += f"M{low} {y}H{high}M{dot} {y - 3}v6"
     paths = [f"<path d='{path}' stroke='{colour}'/>" for colour, path in drawn.items() if path]
-    lines = {GREY: f"M{middle} 0V{LINE * len(rules)}", RED: "".join(margins)}
-    thin = [f"<path d='{path}' stroke='{colour}' stroke-width='1'/>" for colour, path in lines.items()]
-    y = LINE * len(rules) + 12
-    axis = (
-        f"<text x='{middle - half}' y='{y}'>worse</text><text x='{middle + half - 32}' y='{y}'>better</text>"
+    axis = f"<text x='{middle - 50}' y='11'>worse ← 0 → better</text>"
+    thin = (
+        f"<g stroke-width='1'><path d='M{middle} {LINE}V{below}' stroke='{GREY}'/>"
+        f"<path d='{margins}' stroke='{RED}'/></g>"
     )
-    return _svg("".join([*names, *paths, *thin, axis]), y + 4, 3)
+    return _svg(
+        "".join(["<text y='11'>95% interval; red: margin</text>", axis, *names, *paths, thin]),
+        below,
+        3,
+        middle + half + 5,
+    )
 
 
 def measured(rules: Sequence[Rule]) -> list[Rule]:
@@ -196,10 +230,10 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[t
     return [points[round(number * step)] for number in range(most)]
 
 
-def _svg(content: str, height: int, stroke: float) -> str:
+def _svg(content: str, height: int, stroke: float, width: int = WIDTH) -> str:
     return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{height}' font-family='sans-serif' "
-        f"font-size='11' fill='{GREY}' stroke-width='{stroke:g}'>{content}</svg>"
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' "
+        f"style='font:11px sans-serif' fill='{GREY}' stroke-width='{stroke:g}'>{content}</svg>"
     )
 
 

@@ -12,16 +12,18 @@ from ft_dagster.gate.verdict_words import slowest_rule, verdict_sentence
 from ft_dagster.lineage.serving import Finding, said
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.lineage.version_status import VersionStatus
-from ft_dagster.report.figures import count
+from ft_dagster.report.figures import count, counted
 from ft_dagster.report.states import VariantStatus
 from ft_dagster.spec.variant import MOST_QUESTIONS
 from ft_dagster.stage_entries import (
     BASE_EVALUATION,
     BASE_MODEL,
     DECLARATION,
+    EVALUATION,
     FINE_TUNED_MODEL,
     GENERAL_CORPUS,
     MODEL_EXPORT,
+    RELEASE,
     RELEASE_EVALUATION,
     TASK_DATASET,
     TRAINING_MIXTURE,
@@ -33,16 +35,18 @@ NOTHING = "Nothing to do"
 WAS_CANCELLED = "it was cancelled"  # why a run did not succeed
 REGRESSION = "regression"  # the check of a new version against production
 SERVED = f"{NOTHING}; `ft-dagster catalogue` says how it is served"
-GOES_ON = {  # what the run does after a stage by itself
-    DECLARATION.name: "the run reads the base and the rows that it names",
-    BASE_MODEL.name: "each of its files is held by its digest",
-    GENERAL_CORPUS.name: "training_mixture takes what each variant asks for",
-    TASK_DATASET.name: "training_mixture renders these rows for the base",
-    TRAINING_MIXTURE.name: "training_plan chooses how to train on it",
-    TRAINING_PLAN.name: "fine_tuned_model trains it",
-    FINE_TUNED_MODEL.name: "nothing stands out, and evaluation judges it",
-    BASE_EVALUATION.name: "evaluation asks the tuned model the same",
-    MODEL_EXPORT.name: "release_evaluation and release follow",
+NEXT_PAGE = {  # stage -> the page that shows what came of it, and what that page shows
+    DECLARATION.name: (TASK_DATASET.name, "the rows that are named here"),
+    BASE_MODEL.name: (BASE_EVALUATION.name, "how it answers before any training"),
+    GENERAL_CORPUS.name: (TRAINING_MIXTURE.name, "how much of it each variant takes"),
+    TASK_DATASET.name: (TRAINING_MIXTURE.name, "these rows as the base reads them"),
+    TRAINING_MIXTURE.name: (TRAINING_PLAN.name, "how the base is trained on it"),
+    TRAINING_PLAN.name: (FINE_TUNED_MODEL.name, "the training by this plan"),
+    FINE_TUNED_MODEL.name: (EVALUATION.name, "how this model is judged"),
+    BASE_EVALUATION.name: (EVALUATION.name, "the tuned model's answers to the same questions"),
+    EVALUATION.name: (RELEASE.name, "what became of this model"),
+    MODEL_EXPORT.name: (RELEASE.name, "whether this export is in production"),
+    RELEASE_EVALUATION.name: (RELEASE.name, "what became of this model"),
 }
 
 
@@ -97,9 +101,24 @@ def next_of_plan(variant: str, *, fits: bool) -> str:
 
 
 def next_of_stage(stage: str, to_heed: Sequence[str] = ()) -> str:
-    """Return what a person does about a stage that comes before the verdict: heed its first warning."""
-    more = f" (and {len(to_heed) - 1} more below)" if len(to_heed) > 1 else ""
-    return f"{to_heed[0]}{more}" if to_heed else f"{NOTHING}; {GOES_ON[stage]}"
+    """Return what a person does about a stage before the verdict: read its warnings, else open the page that
+    shows what came of it.
+    """
+    page, what = NEXT_PAGE[stage]
+    if not to_heed:
+        return f"Open {page}: it shows {what}"
+    noun = "advice" if stage == FINE_TUNED_MODEL.name else counted(len(to_heed), "warning")
+    return f"Read the {noun} below; first: {to_heed[0]}"
+
+
+def next_of_verdict(result: Result) -> str:
+    """Return what a person does about a verdict, whatever the release log says: a page that is written before
+    the release, and not again at each entry of the log, cannot know it.
+    """
+    if result.verdict is not None and not result.verdict.passed:
+        return _of_refused(result, result.verdict)
+    page, what = NEXT_PAGE[EVALUATION.name]
+    return f"Open {page}, or ask `ft-dagster status {result.variant}`: both show {what}"
 
 
 def next_of_state(

@@ -9,7 +9,7 @@ from ft_dagster.gate.prompted import Prompted, changed_by, with_examples
 from ft_dagster.gate.samples import Sample
 from ft_dagster.report.figures import score
 
-PROMPTED = ("examples", "asked on", "score", "change from 0", "tuned")
+PROMPTED = ("examples", "asked on", "score", "change", "tuned")
 
 
 class Beside(NamedTuple):

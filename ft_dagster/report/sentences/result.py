@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ft_dagster.gate.samples import FORMER, TEST_SPLIT_TASK
 from ft_dagster.gate.sentences import part_words, units
+from ft_dagster.gate.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.lineage.version_status import VersionStatus
 from ft_dagster.report.figures import change, counted
@@ -37,11 +38,19 @@ def result_sentence(result: Result) -> str:
     """Return what was gained, what became of it, and what is known of general ability, without the last
     full stop.
     """
-    if result.verdict is None:
+    return _around(became(result), result.verdict)
+
+
+def judged_sentence(result: Result) -> str:
+    """Return the same of the verdict alone, where it is not known what became of it."""
+    return _around("" if result.verdict is None else verdict_word(result.verdict), result.verdict)
+
+
+def _around(said: str, verdict: Verdict | None) -> str:
+    if verdict is None:
         return "Not judged yet"
-    rules = result.verdict.rules
-    said = [*_gained(rules), became(result), general_ability(rules)]
-    return ". ".join(f"{one[0].upper()}{one[1:]}" for one in said)
+    every = [*_gained(verdict.rules), said, general_ability(verdict.rules)]
+    return ". ".join(f"{one[0].upper()}{one[1:]}" for one in every)
 
 
 def metric_words(metric: str) -> str:

@@ -15,8 +15,8 @@ from ft_dagster.lineage.verdict import Rule
 from ft_dagster.lineage.version_status import VersionStatus
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.figures import ABSENT, change, count, counted, duration, percent, size
-from ft_dagster.report.sentences.next_step import Result, next_of_stage, next_step
-from ft_dagster.report.sentences.result import result_sentence
+from ft_dagster.report.sentences.next_step import Result, next_of_stage, next_of_verdict
+from ft_dagster.report.sentences.result import judged_sentence
 from ft_dagster.report.tables.mixture import general_share
 from ft_dagster.report.tables.recommendation import TO_TRAIN, refusal_of, spent_words
 from ft_dagster.stage_entries import (
@@ -113,9 +113,11 @@ def base_scores_summary(scores: Sequence[Score]) -> Summary:
 
 
 def evaluation_summary(result: Result) -> Summary:
-    """Summarize an evaluation, which there is."""
+    """Summarize an evaluation, which there is, by its verdict alone: what became of the model since is shown
+    by the page of `release`.
+    """
     good = "" if result.verdict is None else verdict_sentence(result.verdict)
-    return Summary(result_sentence(result), good, next_step(result))
+    return Summary(judged_sentence(result), good, next_of_verdict(result))
 
 
 def export_summary(format: str, bytes: int, certificate: Certificate, serve: str | None) -> Summary:
@@ -141,7 +143,7 @@ def judged_summary(versions: Sequence[tuple[str, str]], said: str, result: Resul
         if versions
         else "There is nothing to judge before the release"
     )
-    return Summary(what, said, next_step(result))
+    return Summary(what, said, next_of_verdict(result))
 
 
 def release_summary(status: VersionStatus, verdict: str, following: str) -> Summary:

@@ -11,7 +11,7 @@ from ft_dagster.evaluation.skills import Skill
 from ft_dagster.gate.samples import Answer, Role, Sample, means
 from ft_dagster.report.figures import ABSENT, ARROW, percent
 
-SKILLS = ("subject", "right before → now", "lost", "gained", "questions")
+SKILLS = ("subject", "base → tuned", "lost", "gained", "questions")
 LOST = ("subject", "asked", "right", "now")
 SIGNS = ("asked", "share of", "base", "tuned", "of")
 EXAMPLES = 3  # of each subject

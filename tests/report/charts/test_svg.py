@@ -15,11 +15,11 @@ from ft_dagster.report.charts.svg import (
     POINTS,
     Bar,
     Link,
-    bars,
+    bar_picture,
     chain,
     curves,
     fitting,
-    intervals,
+    interval_pictures,
     measured,
     thinned,
 )
@@ -44,16 +44,18 @@ def rule(task: str, **changes: object) -> Rule:
 
 def test_bars_are_named_with_their_values_and_what_does_not_fit_is_left_out() -> None:
     parts = [Bar(f"data/a<b/{n}", n, f"{n} GB") for n in range(40)]
-    shown = texts(read(fitting(lambda some: bars(some, 30), parts, "memory")))
-    assert shown[1] == "data/a<b/1 1 GB"
+    shown = texts(read(bar_picture(parts, "memory of 30 GB (red)", 30)))
+    assert shown[0] == f"memory of 30 GB (red), {len(shown) - 1} of 40"
+    assert shown[2] == "data/a<b/1 1 GB"
     assert 4 <= len(shown) < 40
+    assert texts(read(bar_picture(parts[:2], "memory")))[0] == "memory"
 
 
 @pytest.mark.parametrize("values", [[], [0.0, 0.0]])
 def test_nothing_to_draw_is_no_error(values: list[float]) -> None:
     parts = [Bar("x", value, "0") for value in values]
-    picture = fitting(bars, parts, "rows")
-    assert picture is None if not values else len(texts(read(picture))) == len(values)
+    picture = bar_picture(parts, "rows")
+    assert picture is None if not values else texts(read(picture)) == ["rows", "x 0", "x 0"]
 
 
 def test_long_curves_are_thinned_and_end_with_their_last_value() -> None:
@@ -78,17 +80,24 @@ def test_intervals_show_better_to_the_right_whatever_the_metric() -> None:
         rule("gain", difference=0.1, interval=[0.05, 0.2]),
         rule("loss", difference=-0.1, interval=[-0.2, -0.05], higher_is_better=False),
     ]
-    drawn = read(fitting(intervals, better, "changes"))
+    drawn = read(*interval_pictures(better))
     (strokes,) = [p.get("d", "") for p in drawn if p.get("stroke") == "#3f9d63"]
     gain, loss = strokes.split("v6")[:2]
-    assert gain.replace(" 8", "").replace(" 5", "") == loss.replace(" 24", "").replace(" 21", "")
-    assert texts(drawn) == ["gain", "loss", "worse", "better"]
+    assert gain.replace(" 24", "").replace(" 21", "") == loss.replace(" 40", "").replace(" 37", "")
+    axes = ["95% interval; red: margin", "worse ← 0 → better"]
+    assert texts(drawn) == [*axes, "gain +5.0 to +20.0 points", "loss -20.0 to -5.0 points"]
+
+
+def test_each_interval_is_drawn_with_its_figures_in_as_many_pictures_as_it_takes() -> None:
+    rules = [rule(f"quiz {n}", difference=0.01 * n, interval=[0.0, 0.2]) for n in range(12)]
+    shown = [text for picture in interval_pictures(rules) for text in texts(read(picture))[2:]]
+    assert shown == [f"quiz {n} +0.0 to +20.0 points" for n in range(12)]
 
 
 def test_what_has_no_interval_is_not_drawn() -> None:
     unknown = rule("quiz", interval=[None, None])
     assert measured([unknown, rule("exam")]) == [rule("exam")]
-    assert fitting(intervals, measured([unknown]), "changes") is None
+    assert interval_pictures([unknown]) == []
 
 
 def test_a_chain_has_a_line_of_each_and_shows_which_one_is_meant() -> None:

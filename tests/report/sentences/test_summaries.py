@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.lineage.version_status import VersionStatus
 from ft_dagster.report.sentences.next_step import Result, next_step
-from ft_dagster.report.sentences.summaries import dataset_summary, release_summary
+from ft_dagster.report.sentences.summaries import (
+    dataset_summary,
+    evaluation_summary,
+    judged_summary,
+    release_summary,
+)
 from tests.verdicts import stored_rule
+
+PASSED = Verdict.from_json(
+    {"passed": True, "outcome": "pass", "rules": [stored_rule(base=0.5, tuned=0.6, questions=40)]}
+)
 
 
 def test_a_version_that_is_served_is_said_to_be_once() -> None:
@@ -27,8 +38,9 @@ def test_a_data_set_says_how_many_questions_no_row_could_be_held_against() -> No
 
 def test_a_data_set_heeds_what_its_rows_cannot_decide_and_says_nothing_of_few_that_can() -> None:
     few = DatasetFigures(rows={"train": 90, "test": 20}, read=110, dropped={})
-    assert dataset_summary(few).next.startswith("Nothing to do")
-    assert dataset_summary(few, warnings=["20 rows are too few"]).next == "20 rows are too few"
+    assert dataset_summary(few).next.startswith("Open training_mixture")
+    said = dataset_summary(few, warnings=["20 rows are too few", "so are 2 groups"]).next
+    assert said == "Read the 2 warnings below; first: 20 rows are too few"
 
 
 def test_a_version_that_waits_says_what_is_served_and_for_whom() -> None:
@@ -36,6 +48,29 @@ def test_a_version_that_waits_says_what_is_served_and_for_whom() -> None:
         "Version 2; in production: version 1", "Passed", "version 2 waits for ann",
     )  # fmt: skip
     assert release_summary(VersionStatus(1, None, 1), "Passed", "x").what == "Version 1; in production: none"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        None,
+        VersionStatus(1, 1, 1, was_served=True),
+        VersionStatus(1, None, 1),
+        VersionStatus(1, None, 2),
+        VersionStatus(1, None, 1, was_served=True, rolled_back="worse"),
+        VersionStatus(1, 2, 2, was_served=True),
+    ],
+    ids=["judged", "released", "waiting", "not approved", "rolled back", "superseded"],
+)
+def test_the_pages_of_a_verdict_stay_true_whatever_becomes_of_the_model(status: VersionStatus | None) -> None:
+    """They are written before the release, and not again at each entry of its log."""
+    result = Result("acme.exam", PASSED, status=status)
+    shown = [evaluation_summary(result), judged_summary([("version 1", "production")], "Passed", result)]
+    assert shown[0].what.startswith("Accuracy of exam 50.0% → 60.0% on 40 questions. Passed. ")
+    for page in shown:
+        assert page.next == (
+            "Open release, or ask `ft-dagster status acme.exam`: both show what became of this model"
+        )
 
 
 def test_what_too_few_texts_leave_undecided_asks_for_texts_and_not_for_questions() -> None:
