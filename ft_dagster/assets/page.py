@@ -21,7 +21,8 @@ PANE, EDGES = 50, 2  # characters: of a table at 1280 pixels beside what was obs
 HEADER = 6 / 7  # of the width of a character of a cell, one of a header, which a browser does not break
 OVERVIEW = 42  # the same on the page of an asset without partitions
 ALONE = 57  # the same where nothing is observed: of what no asset is below
-WORDS = (LONG, 12, 8, 6)  # characters of a word that stays whole; the next where the table is too wide by it
+# Of a word that stays whole, and of its pieces, in characters: the next where a table is too wide by one.
+BREAKS = ((LONG, 16), (11, 16), (8, 8), (6, 6))
 DAY, NO_BREAK = re.compile(r"\b\d{4}-\d\d-\d\d\b"), "\u2011"
 DIGITS = 12  # of a digest: the whole one is in the manifest
 
@@ -64,7 +65,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], pane: int = PAN
     if not lines:
         return dg.MetadataValue.text("none")
     names = [header or "place" for header in headers]
-    tried = [[[breakable(text, longest) for text in line] for line in lines] for longest in WORDS]
+    tried = [[[breakable(text, *most) for text in line] for line in lines] for most in BREAKS]
     fits = next((each for each in tried if least_width(names, each) <= pane), tried[-1])
     records = [dg.TableRecord(dict(zip(names, line, strict=True))) for line in fits]
     schema = dg.TableSchema([dg.TableColumn(name, "string") for name in names])

@@ -32,13 +32,14 @@ def audit_page(tool: str, kept: Sequence[KeptAnswer]) -> LivePage:
         for one in kept
     ]
     said = (
-        "What is typed here is not sent anywhere: it becomes a command for a terminal. With --save its "
-        "answer is kept as a page on this host, and listed below; it names records by their identity."
+        "Type a question and run the command below it in a terminal: this page sends nothing anywhere. "
+        "With --save the answer is kept as a page on this host and listed below; it names records by their "
+        "identity, not their text."
     )
-    none = "None was kept yet."
+    none = "No answer was kept yet."
     tables = [LiveTable(("asked (UTC)", "question", "about"), rows, none)]
-    whole = "All artifacts are hashed again, and trees, ledgers and release logs are checked:"
-    at = "Put the variant in for VARIANT and a day like 2026-11-03 for DATE:"
+    whole = "This hashes all artifacts again, and checks record trees, ledgers and release logs:"
+    at = "Replace VARIANT by the variant, and DATE by a day such as 2026-11-03:"
     return LivePage(
         "Audit",
         said,

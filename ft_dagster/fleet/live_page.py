@@ -171,7 +171,7 @@ def variant_page(
             LivePart("Pages", links=links),
             *([_runs_part(of_it, 0, {key})] if of_it else []),
             LivePart(
-                "Runs", tables=[LiveTable(("run", "state", "began (UTC)"), ran, "No run of it is known.")]
+                "Runs", tables=[LiveTable(("run", "state", "began (UTC)"), ran, "Dagster knows no run.")]
             ),
             LivePart("Releases", tables=[LiveTable(HISTORY, log, "No version was released.")]),
             LivePart("Commands", commands=_commands(now.tool, row, past)),
@@ -282,8 +282,8 @@ def _budgets(now: FleetNow) -> LivePart:
             cells[-2:] = [LiveCell(str(value), kind="warn") for value in cells[-2:]]
         rows.append(cells)
     said = [
-        "Hours are those of one GPU; without any, of a training by the clock. Runs that people start are "
-        "charged to no budget. `ft-dagster cost` has the same by variant, version and month."
+        "Hours are GPU hours, or hours of training where there is no GPU. Runs that people start count "
+        "against no budget. `ft-dagster cost` shows the same by variant, version and month."
     ]
     unpriced = now.budgets[-1].cost.unpriced if now.budgets else ""
     said += [f"{unpriced[0].upper()}{unpriced[1:]}."] if unpriced else []

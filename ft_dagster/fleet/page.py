@@ -91,8 +91,8 @@ def _verdict(store: Store, prefix: str) -> Verdict | None:
 def _table(found: Sequence[FleetVariant]) -> Section:
     said = [
         "Gains and verdicts are of the newest evaluation; rows are sorted by urgency.",
-        "Device hours are of all trainings, evaluations and exports that the store knows, dollars at today's "
-        "price of the device: those of ft-dagster cost --by variant.",
+        "Device hours count all trainings, evaluations and exports in the store; dollars are at today's "
+        "prices of the devices. `ft-dagster cost --by variant` shows the same.",
     ]
     table = HtmlTable("A click on a header sorts", COLUMNS, fleet_rows(found), sortable=True)
     return Section("Variants", said, tables=[table])

@@ -97,7 +97,7 @@ def change(metric: str, base: float | None, tuned: float | None) -> str:
     return f"{show(base)}{ARROW}{show(tuned)}"
 
 
-HISTORY = ("", "action", "version", "in production", "export", "at", "by", "reason")
+HISTORY = ("", "action", "version", "in production", "export", "at (UTC)", "by", "reason")
 
 
 def history_rows(past: Iterable[ReleaseEntry]) -> list[list[Any]]:
@@ -109,7 +109,7 @@ def history_rows(past: Iterable[ReleaseEntry]) -> list[list[Any]]:
             entry.version,
             entry.production,
             entry.export[:12],
-            entry.at,
+            moment(entry.at),
             entry.by,
             entry.reason,
         ]
@@ -212,10 +212,11 @@ def cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def breakable(text: str, longest: int = LONG) -> str:
-    """Return the same to read, with places where a browser may break words that are longer."""
+def breakable(text: str, longest: int = LONG, piece: int = PIECE) -> str:
+    """Return the same to read, with places where a browser may break words that are longer: after their
+    punctuation, and after so many letters and digits.
+    """
     word = re.compile(rf"\S{{{longest + 1},}}")
-    piece = min(longest, PIECE)
     return word.sub(lambda found: re.sub(rf"([/_.:-]|[^\W_]{{{piece}}})", "\\1\u200b", found[0]), text)
 
 

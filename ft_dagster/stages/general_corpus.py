@@ -1,4 +1,4 @@
-"""Makes a general corpus of corpora/<name>.yaml, shared by all tenants, with a held-out part of its own.
+"""Makes a general corpus of `corpora/<name>.yaml`, shared by all tenants, with a held-out part of its own.
 
 Of a project and not of a variant, so it is made beside the stages of a variant: `make_corpora`.
 """

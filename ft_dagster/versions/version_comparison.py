@@ -68,7 +68,9 @@ def version_comparison(settings: Settings, left: NamedVersion, right: NamedVersi
     if two.left.name == two.right.name:
         fix = "Name another version: `ft-dagster history` lists them"
         raise UserError("there are not two versions", field="--against", value=two.left.name, fix=fix)
-    words = "What differs, from the declaration to the verdict. Of rows it says how many, never which."
+    words = (
+        "This page shows what differs, from the declaration to the verdict. It counts rows and shows none."
+    )
     boxes = [VerdictBox.of(one.verdict, on=name) for one, name in zip(two, two.names, strict=True)]
     sections = [_sides(two), _declared(two), _data(two), _settings(two), _training(two), _scores(two)]
     return as_html(Report(f"{two.left.name} beside {two.names[1]}", words, (), boxes, sections))

@@ -13,6 +13,7 @@ from typing import Any
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
+from ft_dagster.data.rows.dataset_io import paths_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_checks import FIGURE
 from ft_dagster.evaluation.skills import skills
@@ -51,7 +52,7 @@ from ft_dagster.report.sentences.summaries import (
     training_summary,
 )
 from ft_dagster.report.tables.lineage_rows import DIGITS, MADE_OF, made_rows
-from ft_dagster.report.tables.mixture import source_bars
+from ft_dagster.report.tables.mixture import source_bars, source_shares
 from ft_dagster.report.tables.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
 from ft_dagster.report.tables.refusals import (
     EXAMPLES,
@@ -212,7 +213,7 @@ def _data(stored: VersionFiles, spec: VariantSpec) -> list[Section]:
         Section(
             "Mixture",
             _said(mixture_summary(mixed, mixed.warnings)),
-            bar_chart(source_bars(mixed)),
+            bar_chart(source_bars(mixed, paths_of(spec)), f"{source_shares(mixed)[0]}, by source"),
             [HtmlTable("the first rows as the model read them", ("row", "is", "text"), _read(stored, spec))],
         ),
     ]
@@ -237,13 +238,17 @@ def _plan(stored: VersionFiles) -> Section:
     file = stored.evidence(TRAINING_PLAN.name) / training_plan.ESTIMATE
     estimate = Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
     held = {row.method: estimate.memory_bytes[row.method].total for row in estimate.ranking}
+    device = estimate.device_bytes
     reasons = [
         [row.field, json.dumps(row.value), row.origin, row.reason] for row in estimate.plan.reasons
     ]  # fmt: skip
     return Section(
         "Plan",
         [*_said(plan_summary(estimate, estimate.warnings)), *estimate.warnings],
-        bar_chart([Bar(method, held, size(held)) for method, held in held.items()]),
+        bar_chart(
+            [Bar(method, held, size(held)) for method, held in held.items()],
+            "memory on one device, by method" + (f"; it has {size(device)}" if device else ""),
+        ),
         [
             HtmlTable("the methods, ranked", (*COLUMNS, AGAINST), ranking_rows(estimate)),
             HtmlTable("each value with its reason", ("field", "value", "from", "why"), reasons),

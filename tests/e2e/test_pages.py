@@ -110,6 +110,13 @@ def relatives(metadata: Mapping[str, Any], how: str) -> list[tuple[str, str]]:
     return [(row["artifact"], row["details"]) for row in rows if row["direction"] == how]
 
 
+def test_a_digest_is_not_broken_in_two(workshop: Workshop) -> None:
+    for name, metadata in pages(workshop.first).items():
+        for label in ("relatives", "made_of"):
+            for record in getattr(metadata.get(label), "records", ()):
+                assert "\u200b" not in str(record.data["digest"]), (name, label)
+
+
 def test_a_page_says_what_its_artifact_was_made_of_up_to_the_base(workshop: Workshop) -> None:
     shown = pages(workshop.first)["evaluation"]
     assert [what for what, _ in relatives(shown, "made of")] == [
@@ -251,7 +258,8 @@ def test_a_mistake_is_one_line_on_the_assets_page_and_no_stack(fresh: Workshop) 
     assert "**Failed:**" in str(observed.metadata[SUMMARY].value)
 
 
-def test_no_description_renders_as_code() -> None:
+def test_a_description_is_shown_as_it_is_written() -> None:
     for asset in CHAIN:
         (spec,) = asset.specs
         assert not re.search(r"^(    |\t)", present(spec.description), re.MULTILINE), spec.key
+        assert not re.search(r"[<*#]", re.sub(r"`[^`]*`", "", present(spec.description))), spec.key

@@ -31,6 +31,7 @@ PAPER = 794  # pixels: the width of A4
 LOADED = "document.readyState === 'complete' && document.querySelectorAll('svg').length > 0"
 CUT = """[...document.querySelectorAll('td, th, dd, p, pre, text, circle, h1')].filter(e => {
   const box = e.getBoundingClientRect(), room = (e.closest('svg') || document.body).getBoundingClientRect();
+  if (e.closest('svg') && (box.top < room.top - 1 || box.bottom > room.bottom + 1)) return true
   return box.right > Math.min(innerWidth, room.right) + 1 || box.left < Math.max(0, room.left) - 1
 }).map(e => e.textContent.slice(0, 40))"""
 COLOURS = "['backgroundColor', 'color'].map(of => getComputedStyle(document.body)[of])"

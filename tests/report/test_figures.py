@@ -101,7 +101,7 @@ def test_a_cell_has_a_value_as_people_read_it() -> None:
 def test_long_words_alone_get_places_to_be_broken() -> None:
     assert breakable("short words stay", 12) == "short words stay"
     assert breakable("training_mixture", 12) == "training_\u200bmixture"
-    assert breakable("a" * 40, 12) == f"{'a' * 12}\u200b{'a' * 12}\u200b{'a' * 12}\u200baaaa"
+    assert breakable("a" * 40, 12) == f"{'a' * 16}\u200b{'a' * 16}\u200b{'a' * 8}"
     assert breakable("models/base/x" * 2) == "models/base/x" * 2
 
 

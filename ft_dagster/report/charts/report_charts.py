@@ -22,21 +22,21 @@ MOST = 400  # points of a line
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 
-def bar_chart(parts: Sequence[Bar]) -> str:
-    """Draw a bar a line, nothing of none."""
+def bar_chart(parts: Sequence[Bar], title: str) -> str:
+    """Draw a bar a line below what they are of, nothing of none."""
     if not parts:
         return ""
     largest = max(bar.value for bar in parts) or 1.0
     scale = (RIGHT - LEFT - 90) / largest
-    rows = []
-    for number, bar in enumerate(parts):
+    rows = [f'<text x="{LEFT}" y="16">{escape(title)}</text>']
+    for number, bar in enumerate(parts, 1):
         y, wide = ROW * number, max(1.0, scale * bar.value)
         said = _title(f"{bar.name}: {bar.shown}")
         box = f'x="{LEFT}" y="{y + 4}" width="{wide:.1f}" height="14"'
         shown = f'<text x="{LEFT + wide + 6:.1f}" y="{y + 16}">{escape(bar.shown)}</text>'
         bar_of = f'<rect {box} fill="{COLOURS[0]}"/>'
         rows.append(f"<g>{said}{_name(bar.name, y)}{bar_of}{shown}</g>")
-    return _svg("".join(rows), ROW * len(parts), "bars")
+    return _svg("".join(rows), ROW * (len(parts) + 1), title)
 
 
 def line_chart(lines: Lines, x_name: str, y_name: str, marked: Collection[str] = ()) -> str:
@@ -110,7 +110,9 @@ def descent_chart(points: Sequence[Point], reference: int | None, limit: float |
     known = [value for each in points for value in (each.value, *each.reach) if math.isfinite(value)]
     limits = [] if limit is None else [limit]
     frame = _Frame(_span([1.0, float(len(points))]), _span([*known, *limits] or [0.0]))
-    drawn, line = [_axis(*frame.up, y_name)], list[str]()
+    named = f'<text x="60" y="12">{escape(y_name)}</text>'  # too long to stand beside the axis
+    drawn, line = [_axis(*frame.up), named], list[str]()
+    drawn.append('<text x="380" y="246" text-anchor="middle">version</text>')
     for worst in limits:
         _, y = frame.place(1.0, worst)
         across = f'<line x1="60" x2="700" y1="{y:.1f}" y2="{y:.1f}" stroke="{RED}"/>'
@@ -217,15 +219,20 @@ class _Frame(NamedTuple):
         middle = (left + right) / 2
         between = [(380, middle, "middle")] if middle.is_integer() else []
         ends = "".join(
-            f'<text x="{x}" y="228" text-anchor="{where}">{value:g}</text>'
+            f'<text x="{x}" y="228" text-anchor="{where}">{_tick(value)}</text>'
             for x, value, where in ((60, left, "start"), *between, (700, right, "end"))
         )
         named = f'<text x="380" y="246" text-anchor="middle">{escape(x_name)}</text>'
         return _axis(low, high, y_name) + named + ends
 
 
-def _axis(low: float, high: float, name: str) -> str:
-    """Draw three lines across with their values."""
+def _tick(value: float) -> str:
+    """Write a step as it is, and a loss to four digits."""
+    return f"{value:g}" if float(value).is_integer() else f"{value:.4g}"
+
+
+def _axis(low: float, high: float, name: str = "") -> str:
+    """Draw three lines across with their values, and the name beside them."""
     lines = []
     for share in (0.0, 0.5, 1.0):
         y, value = 210 - 190 * share, low + share * (high - low)
@@ -234,7 +241,7 @@ def _axis(low: float, high: float, name: str) -> str:
             f'<text x="54" y="{y + 4}" text-anchor="end">{value:.4g}</text>'
         )
     turned = f'<text x="14" y="115" text-anchor="middle" transform="rotate(-90 14 115)">{escape(name)}</text>'
-    return "".join(lines) + turned
+    return "".join([*lines, turned] if name else lines)
 
 
 def _name(name: str, y: float) -> str:

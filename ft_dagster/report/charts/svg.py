@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 INLINE = 999  # characters of markdown that Dagster still shows without a click
 SHORTEST = 16  # of these that a part takes at least
 GREY, BLUE, ORANGE, GREEN, RED = "#888", "#3b82c4", "#d9822b", "#3f9d63", "#d0453a"
-COLOURS = (BLUE, GREEN, ORANGE, "#8a6fc0", GREY)
+COLOURS = (BLUE, GREEN, ORANGE, "#8a6fc0", "#2a9d9d", "#c2588a", "#94703f", GREY)  # of lines
 COLOUR_OF: dict[Outcome, str] = {"pass": GREEN, "undecided": ORANGE, "fail": RED}
-WIDTH, LINE, NAMES = 300, 16, 170  # pixels; NAMES: of the column of names
+WIDTH, LINE, CHARACTER = 300, 16, 6  # pixels; CHARACTER: at most, on average
 LONGEST = 16  # characters of a name
+FULL = 25  # the same of a bar: `adapter_model.safetensors`
+BAR = 125  # pixels at most
 POINTS = 10  # of a curve
 LOOKS = 7  # of a trade-off, or of a curve that is marked at each
 T = TypeVar("T")
@@ -81,17 +83,17 @@ def bars(parts: Sequence[Bar], title: str, mark: float | None = None) -> str:
     line across.
     """
     largest = max([bar.value for bar in parts] + ([mark] if mark else [])) or 1.0
-    scale, end = (WIDTH - NAMES - 2) / largest, LINE * (len(parts) + 1)
-    words, drawn = [f"<text y='11'>{escape(title)}</text>"], ""
+    scale, end, drawn = BAR / largest, LINE * (len(parts) + 1), ""
+    named = [f"{_short(bar.name, FULL)} {bar.shown}" for bar in parts]
+    left = CHARACTER * max(map(len, named))
+    rows = [f"<text y='{LINE * at + 12}'>{escape(text)}</text>" for at, text in enumerate([title, *named])]
     for number, bar in enumerate(parts, 1):
-        y = LINE * number
-        words.append(f"<text y='{y + 12}'>{_short(bar.name)} {escape(bar.shown)}</text>")
-        drawn += f"M{NAMES} {y + 8}H{max(round(NAMES + scale * bar.value), NAMES + 1)}"
-    rows = [*words, f"<path d='{drawn}' stroke='{BLUE}'/>"]
+        drawn += f"M{left} {LINE * number + 8}h{max(round(scale * bar.value), 1)}"
+    rows.append(f"<path d='{drawn}' stroke='{BLUE}'/>")
     if mark:
-        x = round(NAMES + scale * mark)
+        x = round(left + scale * mark)
         rows.append(f"<path d='M{x} {LINE}V{end}' stroke='{RED}' stroke-width='1'/>")
-    return _svg("".join(rows), end, 9)
+    return _svg("".join(rows), end, 9, max(WIDTH, left + BAR + 2))
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], unit: str = "nats a token") -> str:
@@ -193,7 +195,7 @@ def intervals(rules: Sequence[Rule]) -> str:
         low, dot, high, limit = (
             round(middle + scale * value) for value in (ends[0], sign * rule.estimate, ends[1], -rule.margin)
         )
-        names.append(f"<text y='{y + 4}'>{_short(rule.task)} {interval_words(rule)}</text>")
+        names.append(f"<text y='{y + 4}'>{escape(_short(rule.task))} {interval_words(rule)}</text>")
         margins += f"M{limit} {y - 6}v12"
         drawn[COLOUR_OF[rule.outcome]] += f"M{low} {y}H{high}M{dot} {y - 3}v6"
     paths = [f"<path d='{path}' stroke='{colour}'/>" for colour, path in drawn.items() if path]
@@ -242,6 +244,6 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _short(name: str) -> str:
+def _short(name: str, most: int = LONGEST) -> str:
     """Return the end of a long name: of a path it says more than the beginning."""
-    return escape(name if len(name) <= LONGEST else "…" + name[-LONGEST + 1 :])
+    return name if len(name) <= most else "…" + name[-most + 1 :]

@@ -49,7 +49,7 @@ for (const question of document.querySelectorAll(".question")) {
   const fill = () => {
     const text = typed.value.trim();
     for (const line of question.querySelectorAll("[data-command]")) {
-      line.textContent = text ? line.dataset.command.replace("{}", () => quoted(text)) : line.dataset.command;
+      line.textContent = line.dataset.command.replace("{}", () => (text ? quoted(text) : "'...'"));
     }
   };
   typed.addEventListener("input", fill);

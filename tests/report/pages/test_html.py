@@ -30,7 +30,7 @@ from tests.verdicts import stored_rule
 
 SVG = "{http://www.w3.org/2000/svg}"
 CHARTS = {
-    "bars": bar_chart([Bar("data/<faq>.jsonl", 9, "9 tokens")]),
+    "bars": bar_chart([Bar("data/<faq>.jsonl", 9, "9 tokens")], "all tokens, by source"),
     "lines": line_chart({"loss": [(0, 4.0), (1, 2.0), (2, float("nan"))]}, "step", "nats"),
     "intervals": interval_chart([Rule.from_json(stored_rule(task="a&b"))]),
 }
@@ -112,7 +112,7 @@ def test_a_verdict_that_passed_undecided_has_the_colour_of_what_was_found() -> N
 
 
 def test_charts_of_nothing_are_empty() -> None:
-    assert bar_chart([]) == line_chart({"loss": []}, "x", "y") == interval_chart([]) == ""
+    assert bar_chart([], "rows") == line_chart({"loss": []}, "x", "y") == interval_chart([]) == ""
 
 
 def test_what_was_measured_is_drawn_where_it_lies_outside_its_interval() -> None:
@@ -135,6 +135,14 @@ def test_a_group_of_one_interval_says_its_scale_too() -> None:
     rule = Rule.from_json(stored_rule(interval=[0.4, 0.5]))
     svg = ElementTree.fromstring(grouped_intervals([[RuleOf("far", rule)]]))
     assert "better by 50.0 points" in [text.text for text in svg.iter(f"{SVG}text")]
+
+
+def test_bars_stand_below_what_they_are_of_and_each_line_has_its_colour() -> None:
+    bars = ElementTree.fromstring(CHARTS["bars"])
+    assert next(text.text for text in bars.iter(f"{SVG}text")) == "all tokens, by source"
+    svg = line_chart({f"{n}_proj": [(0.0, n), (1.0, n)] for n in range(7)}, "block", "rank")
+    colours = {line.get("stroke") for line in ElementTree.fromstring(svg).iter(f"{SVG}polyline")}
+    assert len(colours) == 7
 
 
 def test_a_long_curve_keeps_its_last_point() -> None:
