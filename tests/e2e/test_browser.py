@@ -22,9 +22,12 @@ OF_A_VARIANT = [
 ]
 OF_ALL = ["general_corpus", "fleet"]
 CELLS = "[...document.querySelectorAll('td')]"
-WIDER = (
-    f"{CELLS}.filter(c => c.getBoundingClientRect().right > innerWidth).map(c => c.innerText.slice(0, 40))"
-)
+WIDER = f"""{CELLS}.filter(cell => {{
+  const right = box => box.getBoundingClientRect().right;
+  for (let box = cell.parentElement; box; box = box.parentElement)
+    if (getComputedStyle(box).overflowX !== 'visible' && right(cell) > right(box) + 1) return true;
+  return right(cell) > innerWidth
+}}).map(cell => cell.innerText.slice(0, 40))"""
 SUMMARIZED = "document.body.innerText.includes('Next: ')"
 LINKS = "[...document.querySelectorAll('td a[href]')].map(a => [a.innerText.trim(), a.href])"
 NOWHERE = (
