@@ -250,7 +250,11 @@ def show_rows(headers: Iterable[str], rows: Iterable[Iterable[str]], title: str 
 
 
 def print_json(value: Any) -> None:
-    text = dumps(value, indent=2, ensure_ascii=False)
+    print_whole(dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_whole(text: str) -> None:
+    """Print what a program reads or a person copies, however wide the screen is: no line of it is broken."""
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")  # names of no encoding
 
 

@@ -27,6 +27,7 @@ from ft_dagster.cli.common import (
     one_of,
     out,
     print_json,
+    print_whole,
     show,
     tell,
 )
@@ -183,13 +184,7 @@ def metrics(
     settings = load_settings(context.obj)
     with open_instance(settings) as instance:
         if once:
-            out.print(
-                as_text(read_figures(instance, settings)),
-                markup=False,
-                highlight=False,
-                end="",
-                soft_wrap=True,
-            )
+            print_whole(as_text(read_figures(instance, settings)).removesuffix("\n"))
             return
         say = partial(Console(stderr=True).print, markup=False, highlight=False, soft_wrap=True)
         say(f"http://{host}:{port}/metrics")

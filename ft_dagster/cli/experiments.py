@@ -21,6 +21,7 @@ from ft_dagster.cli.common import (
     one_of,
     out,
     print_json,
+    print_whole,
     show,
     tell,
 )
@@ -145,7 +146,7 @@ def sweep(
         elif winner is not None:
             out.print(f"The winner, for {declared.file} (or give --write):", soft_wrap=True, highlight=False)
             for field, value in winner.overrides.items():
-                out.print(f"  {field}: {json.dumps(value)}", markup=False, highlight=False)
+                print_whole(f"  {field}: {json.dumps(value)}")
     if winner is None:
         raise typer.Exit(1)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ft_dagster.cli.commands import app
-from ft_dagster.cli.common import DECLARING, Json, out, print_json, show_rows, tell
+from ft_dagster.cli.common import DECLARING, Json, out, print_json, print_whole, show_rows, tell
 from ft_dagster.errors import in_one_line
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _tell(imported: Imported, *, dry_run: bool) -> None:
     for line in imported.said:
         tell(line)
     if dry_run:
-        tell(imported.text)
+        print_whole("\n".join(map(in_one_line, imported.text.split("\n"))))
     for path in imported.made:
         out.print(f"would make {path}" if dry_run else f"made {path}", highlight=False)
     if not imported.made:

@@ -57,7 +57,7 @@ def begin(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str = STEP) ->
 
 
 def end_plan(instance: dg.DagsterInstance, run: dg.DagsterRun, hours: float | None) -> None:
-    figures = {"steps": 3, **({} if hours is None else {"hours": hours})}
+    figures = {"steps": 3, **({} if hours is None else {giving_way.HOURS: hours})}
     made = StepMaterializationData(dg.AssetMaterialization(PLAN, metadata=figures))
     report(instance, run, DagsterEventType.ASSET_MATERIALIZATION, PLAN, made)
     report(instance, run, DagsterEventType.STEP_SUCCESS, PLAN, ENDED(100.0))

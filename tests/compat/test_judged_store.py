@@ -29,6 +29,7 @@ from tests.e2e.project import POLICY, command_environment, edit, write_yaml
 from tests.leased import LeasedSeconds
 from tests.long import mostly_long
 from tests.present import present
+from tests.stage_version import set_versions_of
 
 KEPT = Path(__file__).with_name("store_judged")
 VARIANTS = ("acme.places", "acme.batches", "acme.strict")
@@ -37,8 +38,11 @@ UNMOVED = [stage.name for stage in CHAIN if stage.name not in ("declaration", "e
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the kept project with its store, elsewhere than where it was made."""
+    """A copy of the kept project with its store, elsewhere than where it was made, and as if no stage were
+    raised since.
+    """
     folder = shutil.copytree(KEPT, tmp_path / "moved" / "project")
+    set_versions_of(monkeypatch, folder)
     for name in [name for name in os.environ if name not in command_environment(folder)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))

@@ -59,8 +59,14 @@ def test_each_page_begins_with_a_summary_that_is_shown_without_a_click(workshop:
 def test_what_is_next_is_done_by_the_reader_and_stays_true_after_the_release(workshop: Workshop) -> None:
     for name in {*pages(workshop.first)} - {"general_corpus", "release"}:
         asked = dg.AssetRecordsFilter(dg.AssetKey(name), asset_partitions=["acme.places"])
-        told = workshop.instance.fetch_observations(asked, limit=1).records
-        shown = present(told[0].asset_observation).metadata if told else pages(workshop.first)[name]
+        told = [
+            present(each.asset_observation).metadata
+            for each in workshop.instance.fetch_observations(asked, limit=99).records
+        ]
+        done = [
+            each for each in told if not str(each[SUMMARY].value).startswith("**Failed")
+        ]  # of other tests
+        shown = done[0] if done else pages(workshop.first)[name]
         summary, (page, _) = str(shown[SUMMARY].value), NEXT_PAGE[name]
         assert re.search(rf"Next: (Open {page}|Read the (advice|\d+ warnings?) below; first: )", summary), (
             name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,7 @@ from ft_dagster.fleet.upgrade import UpgradePlan, UpgradeRow, as_yaml, canaries,
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from tests.kept_project import answer, copied_project
-from tests.stage_version import set_version
+from tests.stage_version import set_versions_of
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 FLEET = [
@@ -35,16 +34,6 @@ def typed(project: Path, *words: str) -> Any:
     return answer(project, "upgrade", *words)
 
 
-def current(monkeypatch: pytest.MonkeyPatch, project: Path, **raised: int) -> None:
-    """Let the stages' versions be those of the store, but for these."""
-    found: dict[str, int] = {}
-    for file in project.rglob("manifest.json"):
-        predicate = json.loads(file.read_bytes())["predicate"]
-        found[predicate["stage"]] = predicate["stage_version"]
-    for stage, version in (found | raised).items():
-        set_version(monkeypatch, stage, version)
-
-
 def test_a_store_of_version_0_1_trains_again_at_what_was_paid(project: Path) -> None:
     rows = {row["variant"]: row for row in typed(project, "--plan", "--json")["variants"]}
     assert {name: row["effect"] for name, row in rows.items()} == dict.fromkeys(
@@ -58,7 +47,7 @@ def test_a_store_of_version_0_1_trains_again_at_what_was_paid(project: Path) -> 
 def test_where_no_version_was_raised_nothing_is_made_again(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    current(monkeypatch, project)
+    set_versions_of(monkeypatch, project)
     planned = plan_upgrade(load_settings(project))
     assert {(row.effect, row.stages, row.hours) for row in planned.rows} == {("same", (), 0.0)}
     assert order_for(planned, 1.0, 7, NOON) is None
@@ -77,7 +66,7 @@ def test_where_no_version_was_raised_nothing_is_made_again(
 def test_what_follows_from_a_raised_version(
     project: Path, monkeypatch: pytest.MonkeyPatch, stage: str, effect: str
 ) -> None:
-    current(monkeypatch, project, **{stage: 1000})
+    set_versions_of(monkeypatch, project, **{stage: 1000})
     rows = {row.variant: row for row in plan_upgrade(load_settings(project)).rows}
     assert (rows["acme.places"].effect, rows["acme.places"].stages) == (effect, (stage,))
     assert rows["acme.places"].hours > 0
@@ -86,7 +75,7 @@ def test_what_follows_from_a_raised_version(
 
 
 def test_libraries_make_nothing_again_and_are_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    current(monkeypatch, project)
+    set_versions_of(monkeypatch, project)
     planned = plan_upgrade(load_settings(project))
     libraries = {**(planned.rows[0].libraries or {}), "torch": "0.0.1"}
     other = UpgradePlan((UpgradeRow("a", "a.b", "same", (), libraries=libraries),), (), ())

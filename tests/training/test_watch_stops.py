@@ -62,9 +62,11 @@ def test_asking_costs_the_tokens_that_the_budget_was_told(tmp_path: Path, tiny_m
     first = sum(counted)
     benchmark.ask(model)
     later = sum(counted) - first
-    probes = 2 * len(benchmark._tokenizer(PROBE)["input_ids"])  # of how the model is built, at each look
-    assert 0 < later - probes <= 1.1 * benchmark.work.slots
-    assert first <= later + 5 * later / 12  # at the first, one question more, each of its answers alone
+    probe = len(benchmark._tokenizer(PROBE)["input_ids"])
+    assert (
+        0 < later - 2 * probe <= 1.1 * benchmark.work.slots
+    )  # twice, of how the model is built, at each look
+    assert later < first <= later + 7 * probe  # at the first, whether answers may share their question's pass
     benchmark.ask(model)
     assert sum(counted) == first + 2 * later
 
