@@ -30,6 +30,7 @@ from tests.trackers import Trackers, make_trackers
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("COLUMNS", None)  # of who starts the tests; commands obey it
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 # The tiny model lies in a folder of its own, beside the projects that name it.
 os.environ["FT_DAGSTER_SOURCES__BASES"] = json.dumps([tempfile.gettempdir()])

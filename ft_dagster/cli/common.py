@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 GARBAGE = 200_000  # objects between two collections: importing makes many that stay
 WIDEST = 10_000  # columns of a table that is piped
-# Whether what is piped is as wide as COLUMNS says; else its lines stay whole, a row of a table in one.
+# Whether tables that are piped are as wide as COLUMNS says; else a row is a line. Sentences stay whole lines.
 PIPED_AS_WIDE = (
     not sys.stdout.isatty() and re.fullmatch(r"[1-9]\d{1,4}", os.environ.get("COLUMNS", "")) is not None
 )
@@ -47,10 +47,6 @@ class Screen(Console):
     def is_as_wide(self) -> bool:
         """Say whether it is read by lines of a width, in a terminal or as COLUMNS says."""
         return self.is_terminal or PIPED_AS_WIDE
-
-    def print(self, *objects: Any, soft_wrap: bool | None = None, **how: Any) -> None:
-        """Print as Rich does; a line in one piece is for a terminal to break, or for a pipe to keep."""
-        super().print(*objects, soft_wrap=soft_wrap and not PIPED_AS_WIDE, **how)
 
 
 out = Screen(width=None if sys.stdout.isatty() or PIPED_AS_WIDE else 120)
