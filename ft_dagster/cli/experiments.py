@@ -122,8 +122,7 @@ def sweep(
         tried = sweeps.sweep(
             settings, declared, sets, say, runs=runs, seed=seed, budget=given, at_once=at_once
         )
-    ranking = sweeps.rank(tried.runs)
-    winner = ranking.winner
+    winner = (ranking := sweeps.rank(tried.runs)).winner
     document = tried.as_dict() | {
         "ranking": [run.number for run in ranking.runs],
         "ranked_by": ranking.by,

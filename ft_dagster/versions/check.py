@@ -131,9 +131,8 @@ def check_variant(
             find_database(named.database, settings.project, file, roots)
     look, wrong = RowsLook(settings.project, looks.most), len(found.errors)
     for i, source in named.sources.items():
-        at = f"data.sources[{i}]"
-        with found.gathered(f"{at}.path"):
-            read_of.append(look.rows(source, DeclaredAt(file, at, roots)))
+        with found.gathered(f"data.sources[{i}].path"):
+            read_of.append(look.rows(source, DeclaredAt(file, f"data.sources[{i}]", roots)))
     rows = [row for source in read_of for row in source.rows[:KEPT]]
     faults = list[str]()
     in_all = sum(each.rows for each in look.files) if all(each.whole for each in look.files) else None
@@ -154,9 +153,8 @@ def check_variant(
             few = _few(workspace, base, read_of)
     found.end()
     spec, sources = declarations.declared(key).spec, len(named.sources)
-    chats = tokenizer is not None and tokenizer.chats
     test_rows = None if in_all is None else _test_rows(spec, read_of)
-    losses, seen = _losses(spec), rows_sentence(look.files) + _rendered(spec, chats=chats)
+    losses, seen = _losses(spec), rows_sentence(look.files) + _rendered(spec, tokenizer)
     return {
         "base_model": base.said,
         "sources": sources,
@@ -173,8 +171,8 @@ def _named(base: str, sources: int, tasks: int) -> str:
     return f"{base}, {counted(sources, 'source')}, {counted(tasks, 'task')}"
 
 
-def _rendered(spec: VariantSpec, *, chats: bool) -> str:
-    exchange = spec.data.render == "auto" and chats
+def _rendered(spec: VariantSpec, tokenizer: KnownTokenizer | None) -> str:
+    exchange = spec.data.render == "auto" and tokenizer is not None and tokenizer.chats
     return "; prompts with completions as one exchange in the base's chat template" if exchange else ""
 
 

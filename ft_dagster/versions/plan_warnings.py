@@ -182,8 +182,8 @@ def few_shot_lines(workspace: Workspace) -> tuple[str, ...]:
 def _drawn(task: str, sampler: str, count: int) -> str:
     if sampler == "first_n":
         return (
-            f"{task} has the same {count} examples before all questions (first_n): they are computed once, "
-            "and judging takes little longer than without them, but on bases with windows or recurrent layers"
+            f"{task} has the same {count} examples before all questions (first_n): where base and method "
+            "allow it they are computed once (docs/gates.md#few-shot-examples)"
         )
     how = "lm-eval's default" if sampler == "default" else f"sampler {sampler}"
     return (

@@ -153,8 +153,7 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
     warnings = (*refused, *notes, *_of_ancestors(workspace), *judged)
     sizes = data.counts.examples, data.counts.tokens, data.test_rows
     asked, look = tuple(_with_examples(today, declared)), look_ahead(workspace, spec, data.test_rows)
-    lines = look_lines(look, spec)
-    said = lines, asked, few_shot_lines(today)
+    said = look_lines(look, spec), asked, few_shot_lines(today)
     return Preview(str(declared.key), data.basis, *sizes, plan.estimate, warnings, look, *said)
 
 

@@ -7,7 +7,7 @@ which it drops, are not looked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,8 +64,8 @@ def sample(
     looks: Sequence[SourceLook] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Counted:
-    """Counts of the mixture to be, from the `first` rows of each source, of which at most so many are
-    counted. `looks`: at each source, where it was read already. Raises UserError.
+    """Return counts of the mixture to be, from the `first` rows of each source; of each at most `most` rows
+    are counted. `looks`: at each source, where it was read already. Raises UserError.
     """
     spec = declared.spec
     max_length = longest_example(spec, tokenizer.folder)
@@ -110,11 +110,14 @@ def sample(
         math.ceil(examples * validating),
         longest,
     )
-    looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources"
-    beside = " and ".join(f"{of_split[split]:,.0f} to {split}" for split in SPLITS[1:] if of_split[split])
-    held_out = f", with {beside.replace('validation', 'validate')} beside them" if beside else ""
-    basis = f"an estimate from {looked_at}{held_out}; near duplicates are not looked for"
+    looked_at = f"{len(read):,} of {rows_in_all:,} rows of the sources{_held_out(of_split)}"
+    basis = f"an estimate from {looked_at}; near duplicates are not looked for"
     return Counted(counts, basis, round(of_split["test"]), tuple(read), more)
+
+
+def _held_out(of_split: Mapping[str, float]) -> str:
+    beside = " and ".join(f"{of_split[split]:,.0f} to {split}" for split in SPLITS[1:] if of_split[split])
+    return f", with {beside.replace('validation', 'validate')} beside them" if beside else ""
 
 
 def _lengths(

@@ -185,7 +185,8 @@ def test_a_plan_says_how_the_examples_of_a_task_are_drawn(
     monkeypatch.setattr(evaluation_texts, "read_for", lambda workspace: texts)
     first, second = plan_variant(chained.settings, chained.key).few_shot
     assert first.startswith(
-        "same has the same 5 examples before all questions (first_n): they are computed once"
+        "same has the same 5 examples before all questions (first_n): where base and method allow it "
+        "they are computed once"
     )
     assert second.startswith(
         "drawn draws 3 examples anew for each question (lm-eval's default): nothing is shared"
