@@ -16,7 +16,7 @@ class Planned(BaseModel):
     says nothing of it keeps its digest.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     unsaid: ClassVar[tuple[str, ...]] = ()
 

@@ -126,7 +126,7 @@ def write_json(file: Path, content: Any) -> None:
 class ProgramRequest(BaseModel):
     """Says what RUN_DIR/run.json asks of a program. `output`: the folder that it fills."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     output: Path
 

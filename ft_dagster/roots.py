@@ -37,7 +37,7 @@ class Roots(BaseModel):
     only where a root names it or a folder below it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     project: Path
     tenant: str

@@ -57,7 +57,7 @@ def _is_verdict(content: dict[str, object]) -> dict[str, object]:
 class _Figures(BaseModel):
     """Checks the fields that are read, and leaves what else there is as it is."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", defer_build=True)
 
 
 class _Dataset(_Figures):

@@ -25,7 +25,7 @@ Mode = Literal["fold", "stack", "whole"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class DerivedFolder(_Part):

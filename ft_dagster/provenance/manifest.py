@@ -120,11 +120,11 @@ def _is_moment(text: str) -> str:
 class _Part(BaseModel):
     """Checks fields of a manifest by their types; what else it has is left as it is."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", defer_build=True)
 
 
 class _File(_Part):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     path: str
     size: int

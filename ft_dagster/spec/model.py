@@ -28,7 +28,9 @@ class SpecModel(BaseModel):
     the way out for who declares one.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, defer_build=True
+    )
     added: ClassVar[tuple[str, ...]] = ()
     gone: ClassVar[Mapping[str, str]] = {}
 

@@ -31,7 +31,7 @@ _Number = Annotated[int, Field(ge=0, le=_MOST)]
 class _Form(BaseModel):
     """Checks fields by their types alone: a bool is no number. What else there is, is left as it is."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", defer_build=True)
 
 
 class _Leaf(_Form):

@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ft_dagster.data.files.parquet import dicts_of, quoted, rows_of
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.data.rows.content import normal_text, question_ids, words_of
@@ -176,7 +173,7 @@ def find_identities(records: Path, part: str, questions: Questions, hits: Hits) 
 class Trained(NamedTuple):
     """Says which rows of a part examples were made of, by number. `source`: what a ledger calls the part."""
 
-    numbers: NDArray[np.bool_]
+    numbers: bytearray
     source: str
 
     def has(self, number: int) -> bool:
@@ -185,10 +182,10 @@ class Trained(NamedTuple):
 
 def trained_rows(records: Path, part: str) -> Trained:
     """Read which rows of a part a mixture has examples of. Memory: a byte a row."""
-    numbers, source = np.zeros(1024, np.bool_), GENERAL
+    numbers, source = bytearray(), GENERAL
     for name, row, _ in _trained(records, part):
         if row >= len(numbers):
-            numbers = np.pad(numbers, (0, row + 1))
+            numbers.extend(bytes(row + 1))
         numbers[row], source = True, name.rpartition(":")[0]
     return Trained(numbers, source)
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.files.parquet import column_names, quoted, rows_of
 from ft_dagster.data.mixture.mixture_figures import GENERAL, SCHEMA_VERSION, MixtureFigures
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import refuse_newer
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int32 = NDArray[np.int32]
+
 HOLDOUT = "general_holdout"
-Int32 = NDArray[np.int32]
 
 
 def read_mixture(folder: Path) -> MixtureFigures:
@@ -62,6 +64,7 @@ def trained_rows_of(file: Path) -> set[int]:
 
 def lengths(folder: Path, split: str) -> tuple[Int32, Int32]:
     """Return (tokens, trained tokens) of each example of a split, in the order of the files."""
+    import numpy as np
     from pyarrow.parquet import ParquetFile
 
     tokens, trained = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
@@ -88,6 +91,8 @@ def _columns(table: Any) -> dict[str, Any]:
 
 def _trained(spans: Int32, offsets: Int32) -> Int32:
     """Count the labelled positions of each example, from the flattened spans of a row group."""
+    import numpy as np
+
     pairs = spans.reshape(-1, 2)
     sums = np.concatenate([[0], np.cumsum(pairs[:, 1] - pairs[:, 0])])
     return np.diff(sums[offsets // 2]).astype(np.int32)
