@@ -7,6 +7,8 @@ RUN := $(BIN)/ft-dagster --project $(DEMO)
 ROOM := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -1)
 IN_MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && ! grep -q " /dev/shm .*noexec" /proc/mounts && echo TMPDIR=/dev/shm)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Where it is set, each of the hundreds of programs that tests start compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 HANGS := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true  # a test that does not end fails by its name
 
 .PHONY: install demo ui reference docs screenshots test quick test-all slurm lint format compat release-check clean gpu-pack bench
