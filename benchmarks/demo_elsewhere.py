@@ -32,6 +32,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ class Came:
 class Server:
     """A real S3 server that can be killed, behind the proxy that counts and troubles."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.deaths = folder, free_port(), 0
+    def __init__(self, folder: Path, down: float) -> None:
+        self.folder, self.down, self.port, self.deaths = folder, down, free_port(), 0
         self.process = start_s3(folder, self.port)
         self.direct = S3Server(f"http://127.0.0.1:{self.port}", "artifacts", folder / "artifacts")
 
@@ -89,7 +90,7 @@ class Server:
         self.process.kill()
         self.process.wait()
         self.deaths += 1
-        time.sleep(DOWN)
+        time.sleep(self.down)
         self.process = start_s3(self.folder, self.port)
 
     def close(self) -> None:
@@ -164,10 +165,10 @@ def site_of(project: Path, folder: Path, variants: tuple[str, ...], **more: str)
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[Server, Troubles, dict[str, str]]]:
+def served(folder: Path, down: float = DOWN) -> Iterator[tuple[Server, Troubles, dict[str, str]]]:
     """A server for one way, what is done to its requests, and the environment that names its store."""
     with ExitStack() as stack:
-        server = Server(folder / "s3")
+        server = Server(folder / "s3", down)
         stack.callback(server.close)
         proxied, troubles = stack.enter_context(trouble(server.direct))
         options = json.dumps({"endpoint_url": proxied.endpoint})
@@ -186,10 +187,13 @@ def on_s3(
     folder: Path,
     variants: tuple[str, ...],
     disturb: Callable[[Server, Troubles], Callable[[], dict[str, int]]] | None = None,
+    down: float = DOWN,
 ) -> Came:
-    """`disturb`: begins what goes wrong, and gives back what ends that and says what happened."""
+    """`disturb`: begins what goes wrong, and gives back what ends that and says what happened. `down`: how
+    long a killed server is away, in seconds.
+    """
     began = time.time()
-    with served(folder) as (server, troubles, environment):
+    with served(folder, down) as (server, troubles, environment):
         site = site_of(project, folder, variants, **environment)
         ended = disturb(server, troubles) if disturb else dict
         try:
@@ -223,9 +227,9 @@ def killing(server: Server, troubles: Troubles) -> Callable[[], dict[str, int]]:
     return end
 
 
-def slowing(server: Server, troubles: Troubles) -> Callable[[], dict[str, int]]:
-    """Make each request slow, and some fail."""
-    troubles.latency, troubles.often = LATENCY, dict(OFTEN)
+def slowing(latency: float, server: Server, troubles: Troubles) -> Callable[[], dict[str, int]]:
+    """Let each request wait `latency` seconds, and some fail."""
+    troubles.latency, troubles.often = latency, dict(OFTEN)
 
     def end() -> dict[str, int]:
         total = troubles.asked.total()
@@ -352,6 +356,8 @@ def main() -> int:
     parser.add_argument("--demo", type=Path, default=HERE.parent / "examples" / "demo", help="prepared")
     parser.add_argument("--variants", nargs="+", help="all if not given")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--latency", type=float, default=LATENCY, help="of `slow`: seconds before a request")
+    parser.add_argument("--down", type=float, default=DOWN, help="of `killed`: seconds until it is back")
     parser.add_argument("--folder", type=Path, default=HERE / ".work" / "demo_elsewhere")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier call came to")
     given = parser.parse_args()
@@ -365,8 +371,8 @@ def main() -> int:
     ways: dict[str, Callable[[Path], list[Came]]] = {
         "folder": lambda own: [on_folder(project, own, variants)],
         "s3": lambda own: [on_s3(project, own, variants)],
-        "killed": lambda own: [on_s3(project, own, variants, killing)],
-        "slow": lambda own: [on_s3(project, own, variants, slowing)],
+        "killed": lambda own: [on_s3(project, own, variants, killing, given.down)],
+        "slow": lambda own: [on_s3(project, own, variants, partial(slowing, given.latency))],
         "history": lambda own: list(over_history(project, own, variants)),
     }
     results = folder / "results" / ("+".join(variants) if given.variants else "all")

@@ -149,7 +149,7 @@ def test_costs_are_measured_at_toy_size() -> None:
 @pytest.mark.slow
 def test_the_demo_elsewhere_has_the_digests_of_a_folder_at_toy_size(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.demo_elsewhere", "--quick", "--folder", str(tmp_path)]
-    command += ["--variants", "acme.places", "--ways", "killed", "slow"]
+    command += ["--variants", "acme.places", "--ways", "killed", "slow", "--latency", "0.01", "--down", "0.3"]
     done = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ways = {line.split("**")[1]: line for line in done.stdout.splitlines() if line.startswith("**")}
