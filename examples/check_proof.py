@@ -1,4 +1,4 @@
-"""Checks a proof of presence by Python alone: check_proof.py proof.json record.json (docs/audit.md)."""
+"""Checks a proof of presence by Python alone: check_proof.py proof.json record.json; docs/proof-format.md"""
 
 import hashlib
 import json
@@ -11,6 +11,11 @@ from pathlib import Path
 VERSIONS = (1, 2)
 MEANT = {"<super>", "<sub>", "<fraction>", "<circle>", "<square>", "<font>"}
 HASH, SALT = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{32}")
+UNSEEN = re.compile(  # control characters but white space, and what nobody sees, such as zero-width spaces
+    "[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 LEAF = {"index": int, "lookup": HASH, "record": HASH, "facts_sha256": HASH, "path": [HASH]}
 ROW = {"identity": HASH, "salt": SALT, "facts": str, "leaves": [LEAF]}
 PROOF = {
@@ -68,12 +73,12 @@ def sha(data):
     return hashlib.sha256(data).digest()
 
 
-def folded(text):  # characters that nobody sees, such as zero-width spaces, are to be taken out before
+def folded(text):
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def normal(text):
-    return " ".join(folded(text).split())
+    return " ".join(folded(UNSEEN.sub("", text)).split())
 
 
 def is_lost(character):
@@ -83,7 +88,7 @@ def is_lost(character):
 
 
 def exact(text):
-    runs = groupby(unicodedata.normalize("NFC", text), is_lost)
+    runs = groupby(unicodedata.normalize("NFC", UNSEEN.sub("", text)), is_lost)
     runs = [(lost, "".join(characters)) for lost, characters in runs]
     return " ".join("".join(run.casefold() if lost else folded(run) for lost, run in runs).split())
 
@@ -111,7 +116,7 @@ def identities_of(record):
         more = tools or any(len(part) > 2 for part in parts) or any(map(is_lost, "".join(texts)))
         return [sha(as_json(each).encode()) for each in ([one, two] if more else [one])]
     except (TypeError, ValueError):
-        sys.exit('no record: ["text", [["text", "..."]]] is one, see docs/audit.md')
+        sys.exit('no record: ["text", [["text", "..."]]] is one, see docs/proof-format.md')
 
 
 def root_of(row, identity):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 import ft_dagster
+from ft_dagster.audit.proofs.proof_form import proof_schema
 from ft_dagster.cli.commands import EXIT_CODES, all_commands
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, VariantSpec
@@ -76,7 +77,8 @@ PAGES = {
 def pages() -> dict[str, str]:
     """File name -> content."""
     made = {name: _fields_page(page) for name, page in PAGES.items()}
-    return {**made, "command-line.md": _command_line(), "python.md": _python(), "classes.md": _classes()}
+    made |= {"command-line.md": _command_line(), "python.md": _python(), "classes.md": _classes()}
+    return {**made, "proof.schema.json": json.dumps(proof_schema(), indent=2) + "\n"}
 
 
 def write() -> None:

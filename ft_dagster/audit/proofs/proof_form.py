@@ -91,6 +91,11 @@ _PROOF: TypeAdapter[_Presence | _Absence] = TypeAdapter(
 )
 
 
+def proof_schema() -> dict[str, Any]:
+    """Return the form of a proof as JSON Schema (draft 2020-12)."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_PROOF.json_schema()}
+
+
 def read_proof(file: Path) -> Mapping[str, Any]:
     """Read a proof as it was written, its fields of their types. Raises UserError for any other file."""
     try:
