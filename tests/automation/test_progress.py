@@ -10,7 +10,7 @@ from typing import cast
 import dagster as dg
 import pytest
 
-from ft_dagster.assets.failures import failures
+from ft_dagster.assets.failures import failures, run_again_where_unreported
 from ft_dagster.automation.processes.instance import current_step, said_of_step
 from ft_dagster.automation.running import program_now
 from ft_dagster.report.sentences.progress import in_words
@@ -62,7 +62,7 @@ def test_why_a_step_is_tried_again_is_shown_until_it_says_more(monkeypatch: pyte
             with failures(cast(dg.AssetExecutionContext, context), lambda: once):
                 raise ConnectionRefusedError("Connection refused: s3.example:443")
 
-    @dg.job
+    @dg.job(hooks={run_again_where_unreported})  # as each of ours
     def chain() -> None:
         declaration()
 

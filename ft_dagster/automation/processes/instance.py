@@ -95,7 +95,8 @@ OPENING_PATIENCE = 120.0  # seconds
 POSTGRES = "dagster_postgres"
 # Of Dagster, between what a step says of its next try and that try.
 TRIED_AGAIN = tuple(
-    getattr(dg.DagsterEventType, f"STEP_{name}") for name in ("START", "UP_FOR_RETRY", "RESTARTED")
+    getattr(dg.DagsterEventType, name)
+    for name in ("STEP_UP_FOR_RETRY", "HOOK_SKIPPED", "STEP_START", "STEP_RESTARTED")
 )
 LAST_EVENTS = 12  # that are looked through for it
 SAID = 300  # characters of why an instance cannot be opened
