@@ -24,6 +24,7 @@ OPEN_IT = "Name another place, or let this user read and write there"
 _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
+    "botocore.ResponseParserError", "aiohttp.ClientPayloadError", "urllib3.IncompleteRead",  # an answer is cut
 }  # fmt: skip
 _NO_CREDENTIALS = {
     f"botocore.{name}"
