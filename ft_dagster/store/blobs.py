@@ -30,8 +30,8 @@ from ft_dagster.strict_json import dumps, loads
 _READ: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
 # Servers say the checksum of the whole file beside a part of it, to which botocore would hold that part.
-# A server that takes requests and answers none is found within a minute: botocore tries five times. s3fs would
-# try that five times, and reads five times more.
+# A server that takes requests and answers none is found within a minute: botocore tries five times. By itself
+# s3fs would have it tried five times over, and 25 to read.
 S3_CONFIG = {"response_checksum_validation": "when_required", "read_timeout": 8}
 S3_TRIES = 1
 PART_BYTES = 16 * 2**20  # of a file that is moved in parts; S3 takes no smaller ones than 5 MiB

@@ -24,7 +24,8 @@ OPEN_IT = "Name another place, or let this user read and write there"
 _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
-    "botocore.ResponseParserError", "aiohttp.ClientPayloadError", "urllib3.IncompleteRead",  # an answer is cut
+    # Of an answer that is cut off.
+    "botocore.ResponseParserError", "aiohttp.ClientPayloadError", "urllib3.IncompleteRead",
 }  # fmt: skip
 _NO_CREDENTIALS = {
     f"botocore.{name}"
