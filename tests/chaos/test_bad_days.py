@@ -70,15 +70,16 @@ def test_a_disk_that_takes_no_files_any_more_is_said_with_the_way_out(
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(small_disk)], check=True)
     try:
         code = disturbed.end()
+        assert code is not None
         assert code not in (0, 75)
-        refuse_lost_disk_after(code, output)
+        said_of_lost_disk(code, output)
     finally:
         subprocess.run(["umount", "-l", str(small_disk)], check=True)
     assert newest_good(output / "checkpoints") is not None
     disturbed.assert_nothing_is_left()
 
 
-def refuse_lost_disk_after(code: int, output: Path) -> None:
+def said_of_lost_disk(code: int, output: Path) -> None:
     job = Job("training", output.parent, ProgramRequest(output=output), None, {}, "acme.support")
     with pytest.raises(UserError, match="the disk was lost under a program: Read-only file system") as lost:
         job.read_result(code)
