@@ -94,6 +94,7 @@ def test_a_node_that_stalls_for_a_while_goes_on_with_its_run(site: RaySite) -> N
 
 
 def test_a_node_that_stalls_until_ray_gives_it_up_and_comes_back_makes_nothing_twice(site: RaySite) -> None:
+    """What it runs lives on meanwhile, and may end well, beside the run that Dagster starts for it."""
     site.train_longer()
     with site.daemon():
         first = site.submit()
@@ -102,8 +103,8 @@ def test_a_node_that_stalls_until_ray_gives_it_up_and_comes_back_makes_nothing_t
         wait_until(lambda: ENDED.issuperset(site.statuses()) and len(site.runs()) == 2, PATIENCE)
         wait_until(lambda: not site.jobs(), PATIENCE)
     (second,) = {*site.runs()} - {first}
-    assert site.status(first) == STATUS.FAILURE
-    assert "node" in site.why(first)
+    assert "Ray's job" in site.why(first)
+    assert "died" in site.why(first), site.why(first)
     assert site.status(second) == STATUS.SUCCESS, site.why(second)
     assert len(history(site.store, PREFIX)) == 1
     assert len(site.store.names(f"{PREFIX}/fine_tuned_model")) == 1
