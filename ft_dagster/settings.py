@@ -332,6 +332,13 @@ class Settings(BaseSettings):
         """Say whether runs themselves go to the nodes that `cluster` describes, as pods or as jobs of Ray."""
         return self.kubernetes is not None or self.ray is not None
 
+    @property
+    def engine(self) -> str | None:
+        """Return what decides where runs are carried out: Kubernetes, Ray or Slurm; None: this host."""
+        if self.runs_in_cluster:
+            return "Ray" if self.kubernetes is None else "Kubernetes"
+        return None if slurm_launcher(self.dagster_home) is None else "Slurm"
+
     def nodes(self, resources: ResourcesSpec) -> Cluster | None:
         """Return what describes the nodes that a run which declares `resources` goes to; None where it stays
         on this host, and in a job of Slurm. Raises UserError for what no job of Slurm can have.

@@ -19,7 +19,7 @@ from ft_dagster.extras import left_out
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.report.figures import breakable
 from ft_dagster.settings import Retries
-from ft_dagster.store import closed, refused, unreachable
+from ft_dagster.store import closed, outage, refused, unreachable
 
 FAILURE = "failure"  # metadata of a failure: what happened, what was kept, what to do
 ASKED = "ft/retry_on_asset_or_op_failure"  # of a run: what was asked for of Dagster's tag of this name
@@ -102,15 +102,18 @@ def failures(
             raise _failure(context, str(not_let_in)) from None
         if context is None or retries is None or not unreachable(error):
             raise
-        said = f"the storage could not be reached ({type(error).__name__}: {error})"
-        _try_again(context, retries(), f"{said}. Kept: every artifact already made. Run it again")
+        away = outage(error)
+        _try_again(context, retries(), away.statement, f". Kept: every artifact already made. {away.fix}")
 
 
-def _try_again(context: dg.AssetExecutionContext, retries: Retries, line: str) -> NoReturn:
-    """Let Dagster run the step again after a while, or fail where that was done often enough."""
+def _try_again(context: dg.AssetExecutionContext, retries: Retries, line: str, fix: str = "") -> NoReturn:
+    """Let Dagster run the step again after a while, or fail where that was done often enough. `fix`: the way
+    out once nothing is tried any more.
+    """
     tried = context.retry_number
     if tried >= retries.attempts:
-        raise _failure(context, f"{line} (given up after {tried + 1} tries)" if tried else line) from None
+        often = f" (given up after {tried + 1} tries)" if tried else ""
+        raise _failure(context, f"{line}{often}{fix}") from None
     wait = retries.wait(tried)
     context.log.warning(f"{line}. Tried again in {wait:g} s ({tried + 1} of {retries.attempts})")
     raise dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=wait) from FailedInOneLine(line)

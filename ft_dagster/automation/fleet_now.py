@@ -9,7 +9,6 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
@@ -17,9 +16,8 @@ import dagster as dg
 
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.automation.picture import picture, table_of_store
-from ft_dagster.automation.processes.instance import current_step
-from ft_dagster.automation.processes.unfinished import IN_PROGRESS, in_progress, waits_for
-from ft_dagster.automation.running import program_now
+from ft_dagster.automation.processes.activity import activity_of
+from ft_dagster.automation.processes.unfinished import IN_PROGRESS, in_progress
 from ft_dagster.automation.tags import VARIANT
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.budgets import BudgetRow, budget_rows
@@ -143,20 +141,16 @@ class FleetReader:
         runs = [self._in_progress(record, held_up) for record in active]
         for record in waiting:
             run, since = record.dagster_run, record.create_timestamp.timestamp()
-            why = waits_for(self.instance, run, going)
+            why = activity_of(self.instance, self.settings, run, going).said
             runs.append(RunNow(_name(run), run.run_id, "queued", "", since, waits=why))
         return runs, more, devices
 
     def _in_progress(self, record: dg.RunRecord, held_up: Mapping[str, str]) -> RunNow:
-        run, progress = record.dagster_run, ""
-        asset, since = current_step(self.instance, run.run_id)
-        with suppress(UserError):  # of no variant
-            stage, figures = program_now(self.settings, VariantKey.parse(_name(run)), since)
-            asset, progress = stage or asset, bar(figures)
-        began = since or record.start_time or record.create_timestamp.timestamp()
-        waits = run.status == dg.DagsterRunStatus.STARTING
-        why = waits_for(self.instance, run, ()) if waits else held_up.get(run.run_id, "")
-        return RunNow(_name(run), run.run_id, run.status.value.lower(), asset, began, progress, why)
+        run = record.dagster_run
+        now = activity_of(self.instance, self.settings, run, ())
+        began = now.since or record.start_time or record.create_timestamp.timestamp()
+        why, progress = held_up.get(run.run_id) or now.said, bar(now.progress)
+        return RunNow(_name(run), run.run_id, run.status.value.lower(), now.asset, began, progress, why)
 
 
 def _name(run: dg.DagsterRun) -> str:

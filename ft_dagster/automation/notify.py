@@ -25,7 +25,7 @@ from ft_dagster.fleet.decision import FILE, decided
 from ft_dagster.fleet.events.delivery import Delivered, deliver
 from ft_dagster.fleet.events.events import EventKind, FleetEvent, moment_of, released_events, run_link
 from ft_dagster.fleet.events.outbox import Outbox
-from ft_dagster.fleet.refresh.from_store import DAMAGE, UNREACHED
+from ft_dagster.fleet.refresh.from_store import DAMAGE
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import VARIANTS, FleetRow
 from ft_dagster.launch.locks import locked
@@ -44,7 +44,7 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages.release_evaluation import CHECK
-from ft_dagster.store import read_head, unreachable
+from ft_dagster.store import UNREACHED, read_head, unreachable
 
 DATABASE, LOCK, PATIENCE = "notifications.db", "notifications.lock", 60.0
 LOOK_BACK = timedelta(days=1)  # of a first tick, and before a cursor for entries of release logs

@@ -267,7 +267,7 @@ def main(call: Callable[[], Any] = app) -> None:
     except KeyboardInterrupt:
         sys.exit(CANCELLED)
     except UserError as error:
-        _refuse(error)
+        _refuse(error, TRANSIENT if error.__cause__ and _is_out_of_reach(error) else BAD_INPUT)
     except ModuleNotFoundError as error:
         known = left_out(error)
         if known is None:
@@ -278,8 +278,9 @@ def main(call: Callable[[], Any] = app) -> None:
             _refuse(not_let_in)
         if not _is_out_of_reach(error):
             raise
-        problem = f"the storage could not be reached: {error}"
-        _refuse(UserError(problem, fix="Try again; `store` and `store_options` say where it is"), TRANSIENT)
+        from ft_dagster.store import outage
+
+        _refuse(outage(error), TRANSIENT)
 
 
 def _end_in_order() -> None:

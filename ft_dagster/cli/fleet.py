@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,11 @@ from ft_dagster.cli.common import (
     out,
     print_json,
     show_rows,
+    tell,
 )
+
+if TYPE_CHECKING:
+    from ft_dagster.settings import Settings
 
 fleet = typer.Typer(help="Retrains of all variants: what is due, why, at what cost.", no_args_is_help=True)
 app.add_typer(fleet, name="fleet", rich_help_panel=RUNNING)
@@ -27,15 +31,32 @@ app.add_typer(fleet, name="fleet", rich_help_panel=RUNNING)
 
 @app.command(rich_help_panel=RUNNING)
 def gpus(context: typer.Context, as_json: Json = False) -> None:
-    """Show this host's devices (GPUs, or CPU slots if it has none): who holds them, who waits, and why."""
+    """Show this host's devices (GPUs, or CPU slots if it has none): who holds them, who waits, and why. If
+    runs go to a cluster, also those that wait there.
+    """
     from ft_dagster.launch.leases import of_host
     from ft_dagster.report.tables.gpus import COLUMNS, status_rows
 
-    status = of_host(load_settings(context.obj).host).table()
+    settings = load_settings(context.obj)
+    status, engine = of_host(settings.host).table(), settings.engine
+    elsewhere = {} if engine is None else _waiting_elsewhere(settings)
     if as_json:
-        print_json(asdict(status))
+        print_json({**asdict(status), "engine": engine, "waiting_there": elsewhere})
         return
     show_rows(COLUMNS, status_rows(status))
+    if engine is not None:
+        tell(f"Runs go to {engine}; these are the devices of this host alone")
+    for variant, why in elsewhere.items():
+        tell(f"{variant} waits: {why}")
+
+
+def _waiting_elsewhere(settings: Settings) -> dict[str, str]:
+    """Return why runs wait that have not begun, by variant."""
+    from ft_dagster.automation.processes.activity import waiting_runs
+    from ft_dagster.automation.processes.instance import open_instance
+
+    with open_instance(settings) as instance:
+        return waiting_runs(instance)
 
 
 @fleet.command("due")

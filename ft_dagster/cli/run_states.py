@@ -41,45 +41,34 @@ class RunState(NamedTuple):
 
 
 def looked_at(instance: DagsterInstance, settings: Settings, runs: Sequence[Launched]) -> dict[str, RunState]:
-    """Return how far each run is now, by its id."""
-    from ft_dagster.automation.processes.instance import status_of
+    """Return how far each run is now, by its id; one that is gone counts as cancelled."""
     from ft_dagster.automation.processes.unfinished import in_progress
 
-    statuses = {run.run_id: status_of(instance, run).value.lower() for run in runs}
-    going = in_progress(instance) if QUEUED in statuses.values() else []
-    return {run.run_id: _state(instance, settings, run, statuses[run.run_id], going) for run in runs}
+    known = {run.run_id: instance.get_run_by_id(run.run_id) for run in runs}
+    queued = any(run is not None and run.status.value.lower() == QUEUED for run in known.values())
+    going = in_progress(instance) if queued else []
+    return {run.run_id: _state(instance, settings, run, known[run.run_id], going) for run in runs}
 
 
 def _state(
     instance: DagsterInstance,
     settings: Settings,
-    run: Launched,
-    state: str,
+    launched: Launched,
+    run: DagsterRun | None,
     going: Sequence[DagsterRun],
 ) -> RunState:
-    from ft_dagster.automation.processes.instance import (
-        current_step,
-        failed_step,
-        said_of_step,
-    )
-    from ft_dagster.automation.processes.unfinished import waits_for
-    from ft_dagster.automation.running import program_now
-    from ft_dagster.report.sentences.progress import bar, in_words
+    from ft_dagster.automation.processes.activity import activity_of
+    from ft_dagster.automation.processes.instance import failed_step
+    from ft_dagster.report.sentences.progress import bar
 
-    variant, number = str(run.key), run.run_id[:8]
-    if state in (QUEUED, STARTING):
-        waiting = instance.get_run_by_id(run.run_id)
-        reason = "" if waiting is None else waits_for(instance, waiting, going)
-        return RunState(variant, number, state, "", reason, reason)
-    step, since = current_step(instance, run.run_id)
-    if state != STARTED:
-        return RunState(variant, number, state, step, "", "")
-    stage, progress = program_now(settings, run.key, since)
-    step = stage or step  # a step that is tried again began before others
-    said = "" if bar(progress) else said_of_step(instance, run.run_id)
-    failed = failed_step(instance, run.run_id) or ""
-    shown, words = bar(progress) or said, in_words(progress) or said
-    return RunState(variant, number, state, step, shown, words, failed)
+    variant, number = str(launched.key), launched.run_id[:8]
+    if run is None:
+        return RunState(variant, number, "canceled", "", "", "")
+    state, now = run.status.value.lower(), activity_of(instance, settings, run, going)
+    if run.is_finished:
+        return RunState(variant, number, state, now.asset, "", "")
+    failed = failed_step(instance, run.run_id) or "" if state == STARTED else ""
+    return RunState(variant, number, state, now.asset, bar(now.progress) or now.said, now.words, failed)
 
 
 @contextmanager

@@ -119,12 +119,25 @@ def status(
 
 
 def _how_far(settings: Settings, shown: Sequence[StatusRow]) -> dict[str, str]:
-    """Return what the programs of running variants do on this host, and how far they are, or what they wait
-    for, by variant; nothing of a run that holds no device and waits for none.
+    """Return what running variants do, and how far they are, or what they wait for, by variant. This host's
+    devices say it of what is on them; runs' logs of all else, as of what waits in a queue or on a cluster.
     """
     running = [row.variant for row in shown if row.state == "running"]
-    if not running:
-        return {}
+    said = _on_devices(settings, running) if running else {}
+    elsewhere = [name for name in running if not said.get(name)]
+    if not elsewhere:
+        return said
+    from ft_dagster.automation.processes.activity import activities  # Dagster takes seconds to import
+    from ft_dagster.automation.processes.instance import open_instance
+
+    with open_instance(settings) as instance:
+        now = activities(instance, settings, elsewhere)
+    told = {name: ": ".join(filter(None, (each.asset, each.words))) for name, each in now.items()}
+    return {**said, **told}
+
+
+def _on_devices(settings: Settings, running: Sequence[str]) -> dict[str, str]:
+    """Return what the programs of these variants do on this host's devices, or why they wait for one."""
     from ft_dagster.automation.running import program_now
     from ft_dagster.launch.leases import of_host
     from ft_dagster.report.sentences.progress import in_words
@@ -133,11 +146,11 @@ def _how_far(settings: Settings, shown: Sequence[StatusRow]) -> dict[str, str]:
         table = of_host(settings.host).table()
     except UserError as error:
         return dict.fromkeys(running, f"what it does is not known ({error})")
-    said = {each.variant: f"waits: {each.why}" for each in table.waiting}
+    said = {each.variant: f"waits: {each.why}" for each in table.waiting if each.variant in running}
     for name in {each.variant for each in table.devices} & set(running):
         stage, progress = program_now(settings, VariantKey.parse(name))
         said[name] = ": ".join(filter(None, (stage, in_words(progress))))
-    return {name: said[name] for name in running if said.get(name)}
+    return said
 
 
 def _progress(row: StatusRow, going: dict[str, str]) -> dict[str, str | None]:

@@ -61,6 +61,10 @@ class Inventory:
     memory_bytes: int | None = None
     shares: int = 1
 
+    def threads(self, count: int) -> int:
+        """Of all processes on so many devices together: their slots, or the GPUs' share of the cores."""
+        return count if self.kind == "cpu" else max(1, self.cores * count // len(self.devices))
+
     def named(self, kind: str | None) -> tuple[Device, ...]:
         """The devices whose name has `kind` in it, or one of its parts between `|`; of CPU slots, all."""
         return tuple(d for d in self.devices if self.kind == "cpu" or is_called(d.name, kind))

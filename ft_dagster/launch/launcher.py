@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from ft_dagster.errors import UserError
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.local import StartedProgram, failure_of, start_program
 from ft_dagster.program import ProgramResult, write_json
@@ -56,13 +58,28 @@ class Job:
         write_json(self.run_dir / RUN_FILE, self.request.model_dump(mode="json"))
 
     def read_result(self, exit_code: int) -> ProgramResult:
-        """The program's result.json. Raises ProgramFailed."""
+        """The program's result.json. Raises ProgramFailed, and UserError where this host lost its disk."""
         file = self.result_file
         result: ProgramResult = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        if not result:
+            _refuse_lost_disk(self.run_dir)
         failure = failure_of(self.program, exit_code, result)
         if failure is not None:
             raise failure
         return result
+
+
+def _refuse_lost_disk(folder: Path) -> None:
+    """Raises UserError where a program could leave no result: its folder is gone, or takes no files."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0")
+    except OSError as error:
+        problem = f"the disk was lost under a program: {error.strerror or error}"
+        fix = (
+            "Mend it and run it again, here or on another host: it goes on from the checkpoints that are left"
+        )
+        raise UserError(problem, file=folder, fix=fix) from error
 
 
 class Launcher(Protocol[R]):

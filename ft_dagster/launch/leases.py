@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,7 @@ __all__ = ["Ask", "Lease", "LeaseLost", "Leases", "WaitStopped", "hold_as_rank",
 DEFAULT_QUOTA = "default"  # in a table of quotas: of the tenants it does not name
 ROOT, CONTAINER_MARKS = Path("/"), (Path("/.dockerenv"), Path("/run/.containerenv"))  # of Docker, Podman
 POD = "KUBERNETES_SERVICE_HOST"  # in the environment of a pod, whose GPUs are its alone
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 PATIENCE = 60.0  # seconds for the allocator's lock, which is held for milliseconds
 
 
@@ -77,11 +78,26 @@ class Ask:
     placed: bool = False
 
 
-class Lease:
-    """Granted devices. Close it (`with`, or `release`) when the program that used them has ended.
+def ask_for(
+    kind: Kind, slots: int, key: VariantKey, resources: ResourcesSpec, *, reason: str = "", run_id: str = ""
+) -> Ask:
+    """What a variant's `resources` come to in devices of a kind. `slots`: where it declares none."""
+    gpu = kind == "gpu"
+    return Ask(
+        variant=str(key),
+        tenant=key.tenant,
+        count=resources.gpus if gpu else resources.cpu_slots or slots,
+        priority=resources.priority,
+        reason=reason,
+        run_id=run_id,
+        memory_bytes=int((resources.gpu_memory_gb or 0) * 1e9) if gpu else 0,
+        gpu_kind=resources.gpu_kind if gpu else None,
+        nodes=resources.nodes,
+    )
 
-    `threads`: for all processes of the lease together: its slots, or its GPUs' share of the host's cores.
-    """
+
+class Lease:
+    """Granted devices. Close it (`with`, or `release`) when the program that used them has ended."""
 
     def __init__(
         self, folder: Path, inventory: Inventory, taken: Mapping[Device, DeviceLock], token: str
@@ -90,8 +106,7 @@ class Lease:
         self.kind: Kind = inventory.kind
         self.devices = tuple(device.id for device in taken)
         self.token = token
-        cores = inventory.cores * len(taken) // len(inventory.devices)
-        self.threads = len(taken) if self.kind == "cpu" else max(1, cores)
+        self.threads = inventory.threads(len(taken))
         self._files = {n: t for claim in taken.values() for n, t in claim.tokens(token).items()}
         self._held = [held for claim in taken.values() for held in claim.descriptors()]
         self._sign: queue.Ticket | None = None
@@ -109,8 +124,7 @@ class Lease:
             LEASE: json.dumps(lease),
             "CUDA_VISIBLE_DEVICES": ",".join(self.devices) if self.kind == "gpu" else "",
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of NVML, by which `devices` count
-            "OMP_NUM_THREADS": str(self.threads),
-            "MKL_NUM_THREADS": str(self.threads),
+            **dict.fromkeys(THREADS, str(self.threads)),
         }
 
     def release(self) -> None:
@@ -199,20 +213,9 @@ class Leases:
 
     def ask_of(self, key: VariantKey, resources: ResourcesSpec, reason: str = "", run_id: str = "") -> Ask:
         """What a variant's `resources` come to on this host: GPUs, or CPU slots (None: all it may have)."""
-        gpu = self.inventory.kind == "gpu"
-        slots = resources.cpu_slots or self.most(key.tenant)
-        return Ask(
-            variant=str(key),
-            tenant=key.tenant,
-            count=resources.gpus if gpu else slots,
-            priority=resources.priority,
-            memory_bytes=int((resources.gpu_memory_gb or 0) * 1e9) if gpu else 0,
-            gpu_kind=resources.gpu_kind if gpu else None,
-            shared=resources.sharing == "shared",
-            reason=reason,
-            run_id=run_id,
-            nodes=resources.nodes,
-        )
+        slots = self.most(key.tenant)
+        ask = ask_for(self.inventory.kind, slots, key, resources, reason=reason, run_id=run_id)
+        return replace(ask, shared=resources.sharing == "shared")
 
     def candidates(self, ask: Ask) -> list[Device]:
         """The devices that would do. Raises UserError where the host can never serve the ask."""

@@ -124,9 +124,19 @@ def start_program(
     """
     marker = marker or f"{run_dir.name}-{uuid.uuid4().hex[:8]}"
     patience = patience or usual_patience()
-    own = _environment(lease, environment)
-    wanted = _wanted(
-        module, run_dir, marker, grace=patience.grace, kill_after=patience.kill_after, environment=own
+    grace, kill_after = patience
+    python = [sys.executable, "-P", "-m"]  # -P: a folder we are started in must not shadow a library
+    program = [*python, module, str(run_dir)]
+    options = ["--grace", str(grace), "--kill-after", str(kill_after), "--marker", marker]
+    wanted = Wanted(
+        module=module,
+        argument=str(run_dir),
+        marker=marker,
+        grace=grace,
+        kill_after=kill_after,
+        supervisor=[*python, "ft_dagster.launch.supervisor", *options, "--", *program],
+        program=program,
+        environment=_environment(lease, environment),
     )
     sys.stdout.flush()
     sys.stderr.flush()
@@ -215,30 +225,6 @@ def failure_of(program: str, exit_code: int, result: ProgramResult) -> ProgramFa
         remedy = "Its output, in this step's stderr, may say why"
         return ProgramFailed(f"{program} ended without a result", remedy, mendable=False)
     return None
-
-
-def _wanted(
-    module: str,
-    run_dir: Path,
-    marker: str,
-    *,
-    grace: float,
-    kill_after: float,
-    environment: dict[str, str],
-) -> Wanted:
-    python = [sys.executable, "-P", "-m"]  # -P: a folder we are started in must not shadow a library
-    program = [*python, module, str(run_dir)]
-    options = ["--grace", str(grace), "--kill-after", str(kill_after), "--marker", marker]
-    return Wanted(
-        module=module,
-        argument=str(run_dir),
-        marker=marker,
-        grace=grace,
-        kill_after=kill_after,
-        supervisor=[*python, "ft_dagster.launch.supervisor", *options, "--", *program],
-        program=program,
-        environment=environment,
-    )
 
 
 def _start(wanted: Wanted, log: BinaryIO | None) -> subprocess.Popen[bytes]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ft_dagster.cluster import Cluster
 from ft_dagster.errors import UserError
-from ft_dagster.launch.inventory import Device, Inventory
-from ft_dagster.launch.leases import Ask
+from ft_dagster.launch.inventory import Device, Inventory, Kind
+from ft_dagster.launch.leases import Ask, ask_for
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import ResourcesSpec
 
@@ -25,23 +25,8 @@ def ask_of_cluster(
     cluster: Cluster, key: VariantKey, resources: ResourcesSpec, reason: str = "", run_id: str = ""
 ) -> Ask:
     """What a variant's `resources` come to on each node of a cluster."""
-    gpu = cluster.gpus > 0
-    return Ask(
-        variant=str(key),
-        tenant=key.tenant,
-        count=resources.gpus if gpu else resources.cpu_slots or cluster.cpus,
-        priority=resources.priority,
-        reason=reason,
-        run_id=run_id,
-        memory_bytes=int((resources.gpu_memory_gb or 0) * 1e9) if gpu else 0,
-        gpu_kind=resources.gpu_kind if gpu else None,
-        nodes=resources.nodes,
-    )
-
-
-def threads_of(cluster: Cluster, ask: Ask) -> int:
-    """Of a training's processes on one node together: its slots, or its GPUs' share of the node's cores."""
-    return max(1, cluster.cpus * ask.count // cluster.gpus) if cluster.gpus else ask.count
+    kind: Kind = "gpu" if cluster.gpus else "cpu"
+    return ask_for(kind, cluster.cpus, key, resources, reason=reason, run_id=run_id)
 
 
 def refuse_resources(cluster: Cluster, ask: Ask) -> None:

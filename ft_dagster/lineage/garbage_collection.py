@@ -16,7 +16,7 @@ from ft_dagster.lineage.reachable import Unreached, is_litter
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.store.artifacts import Place
 from ft_dagster.store.blobs import Store
-from ft_dagster.store.remote_errors import unreachable
+from ft_dagster.store.remote_errors import outage, unreachable
 from ft_dagster.store.removal import claim_removal, finish_removal
 
 
@@ -57,7 +57,7 @@ def _remove(store: Store, one: Unreached, rules: Rules) -> Outcome:
     except Exception as error:
         if unreachable(error):
             fix = "Run it again: it goes on where it was"
-            raise UserError(f"the storage could not be reached: {error}", file=store.url, fix=fix) from error
+            raise UserError(outage(error).problem, file=store.url, fix=fix) from error
         if not isinstance(error, OSError | UserError):
             raise
         return Outcome(one, removed=False, error=str(error))

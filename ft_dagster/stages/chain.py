@@ -37,7 +37,7 @@ from ft_dagster.stages import (
     unsaid_tokens,
 )
 from ft_dagster.stages.release_evaluation import judge_release
-from ft_dagster.store import Artifact, closed, refused, unreachable
+from ft_dagster.store import Artifact, closed, outage, refused, unreachable
 from ft_dagster.workspace.programs import TrainingStopped
 from ft_dagster.workspace.stage import Check, Stage
 from ft_dagster.workspace.workspace import Workspace
@@ -125,7 +125,7 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
             return ChainOutcome(made, str(not_let_in))
         if not unreachable(error):
             raise
-        return ChainOutcome(made, f"the storage could not be reached ({type(error).__name__}: {error})")
+        return ChainOutcome(made, str(outage(error)))
     return ChainOutcome(made)
 
 

@@ -4,10 +4,11 @@ from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_ar
 from ft_dagster.store.attempts import Attempt, begin_attempt, commit_attempt
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.heads import SHARED, read_head, tenant_name, write_head
-from ft_dagster.store.remote_errors import closed, disk_full, refused, unreachable
+from ft_dagster.store.remote_errors import UNREACHED, closed, disk_full, outage, refused, unreachable
 
 __all__ = [
     "SHARED",
+    "UNREACHED",
     "Artifact",
     "Attempt",
     "Place",
@@ -17,6 +18,7 @@ __all__ = [
     "commit_attempt",
     "disk_full",
     "find_artifact",
+    "outage",
     "read_head",
     "refused",
     "tenant_name",

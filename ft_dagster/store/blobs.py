@@ -30,7 +30,10 @@ from ft_dagster.strict_json import dumps, loads
 _READ: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
 # Servers say the checksum of the whole file beside a part of it, to which botocore would hold that part.
-S3_CONFIG = {"response_checksum_validation": "when_required"}
+# A server that takes requests and answers none is found within a minute: botocore tries five times. By itself
+# s3fs would have it tried five times over, and 25 to read.
+S3_CONFIG = {"response_checksum_validation": "when_required", "read_timeout": 8}
+S3_TRIES = 1
 PART_BYTES = 16 * 2**20  # of a file that is moved in parts; S3 takes no smaller ones than 5 MiB
 PARTS_AT_ONCE = 4
 MOST_PARTS = 10_000  # of one object, by S3
@@ -79,6 +82,7 @@ class Store:
             self.fs = fsspec.filesystem(
                 protocol, use_listings_cache=False, **_options(protocol, options or {})
             )
+            self.fs.retries = S3_TRIES  # s3fs': other file systems do not read it
             self.root = self.url.split("://", 1)[1]
             self._renew()
         else:

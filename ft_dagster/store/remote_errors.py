@@ -19,10 +19,13 @@ CLOSED = {
     errno.EACCES: "this user may not read or write it", errno.EPERM: "this user may not read or write it",
     errno.EROFS: "its file system takes no files", errno.ENOTDIR: "a file stands where a folder has to be",
 }  # fmt: skip
+UNREACHED = "the storage could not be reached"
 OPEN_IT = "Name another place, or let this user read and write there"
 _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
+    # Of an answer that is cut off.
+    "botocore.ResponseParserError", "aiohttp.ClientPayloadError", "urllib3.IncompleteRead",
 }  # fmt: skip
 _NO_CREDENTIALS = {
     f"botocore.{name}"
@@ -49,6 +52,13 @@ def unreachable(error: BaseException) -> bool:
         if network or (isinstance(at, OSError) and at.errno in _PASSING_ERRNOS):
             return True
     return False
+
+
+def outage(error: BaseException) -> UserError:
+    """Return the error to show for one by which a storage could not be reached."""
+    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    fix = "See that what `store` and `store_options` name answers from here, and try again"
+    return UserError(f"{UNREACHED}: {said}", field="store", fix=fix)
 
 
 def expired(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from ft_dagster.store.blobs import Store
 from ft_dagster.store.remote_errors import unreachable
 
 AT_ONCE = 4  # files; each large one in up to four parts at once (see `Store.upload`)
-TRIES = 3  # of one transfer; s3fs and botocore already try each request again, for about a minute in all
+TRIES = 3  # of one transfer; botocore already tries each request again, for less than a minute
 FIRST_WAIT = 0.5
 SENT = 3  # times a file is sent that does not come back as it was
 OTHER_BYTES = "has other bytes than when it was made"

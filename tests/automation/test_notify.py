@@ -371,7 +371,7 @@ def test_a_storage_that_cannot_be_reached_is_told_as_no_broken_declaration(
         away.setattr(Store, "read", cut)
         ticked(project, instance, datetime.now(UTC))
         row = row_of(open_fleet(instance, load_settings(project)), "acme.support")
-        assert present(row.state.broken).startswith("the storage cannot be reached now: ")
+        assert present(row.state.broken).startswith("the storage could not be reached: ")
         told(project, instance)
     assert lines(project) == []
     ticked(project, instance, datetime.now(UTC))

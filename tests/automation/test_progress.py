@@ -5,14 +5,16 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
 import pytest
 
+from ft_dagster.assets.failures import failures, run_again_where_unreported
 from ft_dagster.automation.processes.instance import current_step, said_of_step
 from ft_dagster.automation.running import program_now
 from ft_dagster.report.sentences.progress import in_words
-from ft_dagster.settings import load_settings
+from ft_dagster.settings import Retries, load_settings
 from ft_dagster.spec import VariantKey
 
 KEY = VariantKey("acme", "support")
@@ -47,6 +49,31 @@ def test_the_time_left_goes_on_between_two_batches_and_so_does_the_wait_for_the_
     )
     assert said(20.4, done=0, total=60, task="sea_quiz") == "0 of 60, sea_quiz, unchanged for 20s"
     assert said(20.4, task="loads the model") == "loads the model, unchanged for 20s"
+
+
+def test_why_a_step_is_tried_again_is_shown_until_it_says_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)  # which a command line raises
+    seen, once = [], Retries(attempts=1, wait_seconds=0)
+
+    @dg.op
+    def declaration(context: dg.OpExecutionContext) -> None:
+        seen.append(said_of_step(context.instance, context.run_id))
+        if context.retry_number == 0:
+            with failures(cast(dg.AssetExecutionContext, context), lambda: once):
+                raise ConnectionRefusedError("Connection refused: s3.example:443")
+
+    @dg.job(hooks={run_again_where_unreported})  # as each of ours
+    def chain() -> None:
+        declaration()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = chain.execute_in_process(instance=instance)
+        assert said_of_step(instance, run.run_id) == ""
+    assert seen == [
+        "",
+        "store: the storage could not be reached: Connection refused: s3.example:443. "
+        "Tried again in 0 s (1 of 1)",
+    ]
 
 
 def test_what_a_step_said_last_is_shown_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ft_dagster.errors import UserError
+from ft_dagster.launch.launcher import Job
 from ft_dagster.launch.local import run_program
 from ft_dagster.launch.processes import carriers
 from ft_dagster.launch.warm import choice
+from ft_dagster.program import ProgramRequest
 from ft_dagster.training.checkpoints import complete, newest_good
 from tests.chaos.disturbed_runs import Admit
 from tests.launch.helpers import PROGRAMS
@@ -55,6 +58,32 @@ def test_the_disk_is_full_at_a_checkpoint(admit: Admit, runs: Runs, small_disk: 
     assert error["file"] == str(output)
     assert newest_good(output / "checkpoints") == complete(output / "checkpoints")[-1]
     disturbed.assert_nothing_is_left()
+
+
+def test_a_disk_that_takes_no_files_any_more_is_said_with_the_way_out(
+    admit: Admit, runs: Runs, small_disk: Path
+) -> None:
+    """As where its file system was taken away: what is open stays, and nothing is found or made there."""
+    output = small_disk / "acme.support"
+    disturbed = admit("training", runs.prepare("lost", training=SETTINGS, output=str(output)))
+    disturbed.wait_for(lambda: complete(output / "checkpoints"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(small_disk)], check=True)
+    try:
+        code = disturbed.end()
+        assert code is not None
+        assert code not in (0, 75)
+        said_of_lost_disk(code, output)
+    finally:
+        subprocess.run(["umount", "-l", str(small_disk)], check=True)
+    assert newest_good(output / "checkpoints") is not None
+    disturbed.assert_nothing_is_left()
+
+
+def said_of_lost_disk(code: int, output: Path) -> None:
+    job = Job("training", output.parent, ProgramRequest(output=output), None, {}, "acme.support")
+    with pytest.raises(UserError, match="the disk was lost under a program: Read-only file system") as lost:
+        job.read_result(code)
+    assert "run it again" in lost.value.fix
 
 
 def test_a_file_may_not_grow_at_a_checkpoint(admit: Admit, runs: Runs) -> None:

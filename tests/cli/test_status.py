@@ -9,9 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
+from ft_dagster.automation.clusters.waiting import REASON
+from ft_dagster.automation.clusters.waiting import said as tell_of_job
+from ft_dagster.automation.fleet_now import FleetReader
+from ft_dagster.automation.processes.instance import open_instance
+from ft_dagster.automation.tags import VARIANT
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decision import sqlite_url
@@ -140,6 +146,26 @@ def test_what_was_released_since_the_last_tick_does_not_run_any_more(project: Pa
     assert state() != "running"
     table.note_look(datetime.now(UTC) + timedelta(seconds=5))
     assert state() == "running"
+
+
+def test_why_a_job_waits_in_a_cluster_is_said_as_run_and_the_fleet_page_say_it(project: Path) -> None:
+    table_of(project)
+    settings, line = (
+        load_settings(project),
+        "Ray's job dagster-run-1 waits: no node has 1 GPU. Add such nodes",
+    )
+    with open_instance(settings) as instance:
+        run = instance.add_run(
+            dg.DagsterRun("job", status=dg.DagsterRunStatus.STARTING, tags={VARIANT: "acme.running"})
+        )
+        tell_of_job(run, instance, line, {REASON: "no GPU"})
+        (shown,) = FleetReader(instance, settings).now().runs
+    (running,) = [row for row in said(project)["variants"] if row["state"] == "running"]
+    assert running["progress"] == shown.waits == line
+    assert line in " ".join(printed(project).split())
+    (project / "ft_dagster.yaml").write_text("ray: {}\n")
+    done = CliRunner().invoke(app, ["--project", str(project), "gpus"])
+    assert f"acme.running waits: {line}" in " ".join(done.output.split())
 
 
 def test_what_a_person_rolls_back_ends_no_run(project: Path) -> None:

@@ -79,18 +79,19 @@ class RaySite(RunSite):
     def trains_beyond(self, step: int) -> bool:
         return bool(self.steps_kept() > step and workers_that_train(self.work))
 
-    def jobs(self) -> list[psutil.Process]:
-        """All processes of its runs."""
+    def jobs(self, word: str = "") -> list[psutil.Process]:
+        """All processes of its runs; with a word, those whose command has it."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 environment = process.environ()
-                if RAY_JOB in environment and environment["FT_DAGSTER_PROJECT"] == str(self.folder):
+                ours = RAY_JOB in environment and environment["FT_DAGSTER_PROJECT"] == str(self.folder)
+                if ours and (not word or word in process.cmdline()):
                     found.append(process)
         return found
 
     def runs_in_jobs(self) -> list[psutil.Process]:
-        return [process for process in self.jobs() if "execute_run" in process.cmdline()]
+        return self.jobs("execute_run")
 
     def lose_a_node_beside_the_run(self) -> None:
         """All that Ray runs on one of several nodes that train is killed, and another node comes."""

@@ -27,7 +27,7 @@ from tests.s3_server import SECRET as S3_SECRET
 pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 STATUS = dg.DagsterRunStatus
-STALLS = 20.0  # seconds: Ray takes a node for lost that is silent for about a minute
+STALLS, LOST = 20.0, 120.0  # seconds: Ray takes a node for lost that is silent for about a minute
 
 
 @pytest.fixture
@@ -90,6 +90,24 @@ def test_a_node_that_stalls_for_a_while_goes_on_with_its_run(site: RaySite) -> N
     assert site.status(run) == STATUS.SUCCESS, site.why(run)
     assert site.resumed_from() == []
     assert len(history(site.store, PREFIX)) == 1
+    assert site.digests_here("ray", "cluster") == digests_of(site.store)
+
+
+def test_a_node_that_stalls_until_ray_gives_it_up_and_comes_back_makes_nothing_twice(site: RaySite) -> None:
+    """What it runs lives on meanwhile, and may end well, beside the run that Dagster starts for it."""
+    site.train_longer()
+    with site.daemon():
+        first = site.submit()
+        wait_until(lambda: site.trains_beyond(0), PATIENCE)
+        site.stall_the_node_of_the_run(LOST)
+        wait_until(lambda: ENDED.issuperset(site.statuses()) and len(site.runs()) == 2, PATIENCE)
+        wait_until(lambda: not site.jobs(), PATIENCE)
+    (second,) = {*site.runs()} - {first}
+    assert "Ray's job" in site.why(first)
+    assert "died" in site.why(first), site.why(first)
+    assert site.status(second) == STATUS.SUCCESS, site.why(second)
+    assert len(history(site.store, PREFIX)) == 1
+    assert len(site.store.names(f"{PREFIX}/fine_tuned_model")) == 1
     assert site.digests_here("ray", "cluster") == digests_of(site.store)
 
 

@@ -13,7 +13,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import ask_of, launcher_of, refuse_lacking
 from ft_dagster.launch.launcher import LocalLauncher
 from ft_dagster.launch.leases import Leases
-from ft_dagster.launch.offer import ask_of_cluster, inventory_of, refuse_resources, threads_of
+from ft_dagster.launch.offer import ask_of_cluster, inventory_of, refuse_resources
 from ft_dagster.launch.on_ray.launcher import PlacedLauncher
 from ft_dagster.planning.context import hardware_of
 from ft_dagster.settings import Settings, load_settings
@@ -73,7 +73,7 @@ def test_what_they_can_give_is_planned_for(tmp_path: Path) -> None:
     hardware = hardware_of(asked, inventory_of(cluster), tmp_path)
     assert (hardware.kind, hardware.count, hardware.memory_bytes) == ("gpu", 8, 85_900_000_000)
     ask = ask_of_cluster(cluster, KEY, asked.resources)
-    assert (ask.count, ask.nodes, threads_of(cluster, ask)) == (4, 2, 32)
+    assert (ask.count, ask.nodes, inventory_of(cluster).threads(ask.count)) == (4, 2, 32)
 
 
 def test_ranks_of_several_nodes_without_a_gpu_are_counted_together(tmp_path: Path) -> None:

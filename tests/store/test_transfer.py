@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.store import Attempt, Store, blobs, exclusive, transfer, verify_artifact
+from ft_dagster.store import Attempt, Store, blobs, exclusive, transfer, unreachable, verify_artifact
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.transfer import Transfer, each_at_once, fetch, persist, send, send_all
 from tests.long import mostly_long
@@ -209,3 +211,25 @@ def test_what_fails_begins_nothing_more() -> None:
     with pytest.raises(PermissionError):
         each_at_once(work, list(range(50)))
     assert len(begun) < 10
+
+
+def test_a_server_that_takes_requests_and_answers_none_is_asked_as_often_as_botocore_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not 25 times as often, which made half an hour of a minute."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        taken = list[socket.socket]()
+
+        def take() -> None:
+            with suppress(OSError):  # the server is closed
+                while True:
+                    taken.append(silent.accept()[0])
+
+        Thread(target=take, daemon=True).start()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        options = {"key": "a", "secret": "b", "endpoint_url": address, "config_kwargs": {"read_timeout": 0.3}}
+        with pytest.raises(Exception, match="Read timeout") as away:
+            Store("s3://bucket/store", options).read("a/b")
+        assert unreachable(away.value)
+        assert len(taken) == 2

@@ -20,7 +20,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.live_page import FleetQuery, fleet_page, variant_page
 from ft_dagster.report.pages.live import ROOT, LivePage, as_live_html, menu, policy
 from ft_dagster.spec import VariantKey
-from ft_dagster.store import unreachable
+from ft_dagster.store import outage, unreachable
 from ft_dagster.versions.version_report import version_report
 
 HEADERS = {
@@ -97,8 +97,8 @@ def fleet_routes(reader: Callable[[], FleetReader], host: str) -> list[BaseRoute
 
 
 def _not_to_be_shown(error: Exception) -> Response:
-    reached = "" if isinstance(error, UserError) else "the storage could not be reached: "
-    return _html(LivePage("Not to be shown", "", menu(""), (), [f"{reached}{error}"]), 503)
+    said = error if isinstance(error, UserError) else outage(error)
+    return _html(LivePage("Not to be shown", "", menu(""), (), [str(said)]), 503)
 
 
 def is_own_name(host: str, named: set[str]) -> bool:

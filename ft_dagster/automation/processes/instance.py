@@ -93,6 +93,12 @@ def dagster_yaml(settings: Settings) -> dict[str, Any]:
 OPENING = "opening.lock"
 OPENING_PATIENCE = 120.0  # seconds
 POSTGRES = "dagster_postgres"
+# Of Dagster, between what a step says of its next try and that try.
+TRIED_AGAIN = tuple(
+    getattr(dg.DagsterEventType, name)
+    for name in ("STEP_UP_FOR_RETRY", "HOOK_SKIPPED", "STEP_START", "STEP_RESTARTED")
+)
+LAST_EVENTS = 12  # that are looked through for it
 SAID = 300  # characters of why an instance cannot be opened
 
 
@@ -334,13 +340,15 @@ def current_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, float]
 
 
 def said_of_step(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Return what a run said last, while its step says how far it is; empty once something else happened, and
-    for what Dagster says of its own pipes.
+    """Return what a run said last, while its step says how far it is, or why it is tried again; empty once
+    something else happened, and for what Dagster says of its own pipes.
     """
-    for record in instance.get_records_for_run(run_id, limit=1, ascending=False).records:
+    for record in instance.get_records_for_run(run_id, limit=LAST_EVENTS, ascending=False).records:
         entry = record.event_log_entry
-        if not entry.is_dagster_event and not entry.user_message.startswith("[pipes]"):
-            return entry.user_message
+        if not entry.is_dagster_event:
+            return "" if entry.user_message.startswith("[pipes]") else entry.user_message
+        if entry.dagster_event_type not in TRIED_AGAIN:
+            break
     return ""
 
 

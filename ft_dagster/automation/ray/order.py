@@ -14,7 +14,7 @@ from ft_dagster.cluster_refusals import refuse_job
 from ft_dagster.errors import UserError
 from ft_dagster.host_settings import RAY_JOB
 from ft_dagster.launch.launcher import credentials
-from ft_dagster.launch.offer import threads_of
+from ft_dagster.launch.offer import inventory_of
 from ft_dagster.launch.on_ray.launcher import beside_devices
 from ft_dagster.launch.processes import GRACE
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
@@ -40,7 +40,7 @@ def job_of(
     places = ask is not None and ask.nodes > 1
     ask = None if places else ask  # Ray places its programs beside it
     gpus = ask.count if ask and settings.cluster.gpus else 0
-    cores = threads_of(settings.cluster, ask) if ask else 1
+    cores = inventory_of(settings.cluster).threads(ask.count) if ask else 1
     environment = {
         **settings.ray.runtime_env.get("env_vars", {}),
         **settings.cluster.environment,

@@ -28,7 +28,7 @@ from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.files import expanded, special_kind
 from ft_dagster.roots import Roots, of_elsewhere, outside
 from ft_dagster.spec.data import SourceSpec
-from ft_dagster.store.blobs import S3_CONFIG
+from ft_dagster.store.blobs import S3_CONFIG, S3_TRIES
 
 TYPES = {
     ".jsonl": "jsonl",
@@ -223,7 +223,9 @@ def _refuse_special(files: list[str], source: SourceSpec, asked: DeclaredAt) -> 
 def s3() -> Any:
     """Open a fresh S3 file system: s3fs caches instances without looking at the environment."""
     fresh = {"skip_instance_cache": True, "use_listings_cache": False}
-    return fsspec.filesystem("s3", config_kwargs=S3_CONFIG, **fresh)
+    opened = fsspec.filesystem("s3", config_kwargs=S3_CONFIG, **fresh)
+    opened.retries = S3_TRIES
+    return opened
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from ft_dagster.stage_entries import (
     TRAINING_PLAN,
 )
 from ft_dagster.stages.chain import CHAIN
-from ft_dagster.store import SHARED, Artifact, Place, Store, read_head, refused, unreachable
+from ft_dagster.store import SHARED, Artifact, Place, Store, outage, read_head, refused, unreachable
 from ft_dagster.store.committed import all_committed
 from ft_dagster.versions.newest_plan import newest_plan
 from ft_dagster.versions.now import difference
@@ -62,7 +62,6 @@ SHARED_INPUTS = tuple(
 COUNTED = tuple(sorted(STAGES))
 MadeOf = Mapping[str, Sequence[Artifact]]  # by stage
 
-UNREACHED = "the storage cannot be reached"
 # What a damaged file of a store may raise, or folders nested without end.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -72,7 +71,7 @@ def said_of(error: Exception) -> str:
     again.
     """
     if unreachable(error):
-        return f"{UNREACHED} now: {error!r}"
+        return outage(error).problem
     return str(error) if isinstance(error, UserError) else f"the store cannot be read: {error!r}"
 
 

@@ -12,9 +12,9 @@ from typing import BinaryIO
 from ft_dagster.cluster import TENANT, Cluster, RaySettings
 from ft_dagster.exit_codes import TRANSIENT
 from ft_dagster.launch.launcher import OFFLINE, Job, LocalLauncher, LocalRun, Say, credentials
-from ft_dagster.launch.leases import Ask
+from ft_dagster.launch.leases import THREADS, Ask
 from ft_dagster.launch.local import Patience, StartedProgram, start_program, usual_patience
-from ft_dagster.launch.offer import threads_of
+from ft_dagster.launch.offer import inventory_of
 from ft_dagster.launch.warm.choice import START
 from ft_dagster.program import ProgramResult, write_json
 
@@ -24,7 +24,6 @@ SAID = "said.txt"  # and what it printed
 OWN = "ft_dagster: "  # begins a line of its own, beside those of the program
 ENDS = f"{OWN}the program ended with "  # begins the last line of a driver that ends by itself
 LEAVING_SECONDS = 10.0  # from the end of a program to what is known of it
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def beside_devices(ray: RaySettings, ask: Ask) -> dict[str, float]:
@@ -84,7 +83,7 @@ class PlacedLauncher:
             return self.here.start(job, say)
         own = {"GPU" if self.cluster.gpus else "CPU": float(ask.count)}
         environment = {**credentials(job.profile), START: "off"}
-        threads = dict.fromkeys(THREADS, str(threads_of(self.cluster, ask)))
+        threads = dict.fromkeys(THREADS, str(inventory_of(self.cluster).threads(ask.count)))
         told = {
             "module": job.module,
             "nodes": ask.nodes,
