@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 from pydantic_core import PydanticCustomError
 
 
 def known_zone(name: str) -> str:
-    """Return the name, where it is one. Raises ValueError."""
+    """Return the name, where it is one. Raises PydanticCustomError, with the way out."""
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, or too long for a file's name
-        raise ValueError("not an IANA time zone") from None
+        cities = [zone for zone in sorted(available_timezones()) if zone.split("/")[-1] == name.title()]
+        fix = f"Did you mean {cities[0]}?" if cities else "Write it as Europe/Berlin or UTC"
+        raise PydanticCustomError("zone", "not an IANA time zone", {"fix": fix}) from None
     return name
 
 

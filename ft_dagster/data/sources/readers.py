@@ -205,7 +205,7 @@ def _read_csv(file: DataFile, delimiter: str = DELIMITERS["csv"]) -> Iterator[Ra
     try:
         for number, cells in read_cells((line for _, line in _lines(file)), delimiter):
             if header is None:
-                header = _header(file, cells)
+                header = _header(file, cells, delimiter)
                 continue
             if len(cells) != len(header):
                 problem = f"malformed line: {len(cells)} cells under {len(header)} columns"
@@ -239,16 +239,19 @@ def read_cells(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list
         raise MalformedCells(str(error), start) from None
 
 
-def _header(file: DataFile, cells: list[str]) -> list[str]:
+SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}  # the likeliest first
+
+
+def _header(file: DataFile, cells: list[str], delimiter: str) -> list[str]:
     names = [cell.strip() for cell in cells]
-    if len(names) == 1 and ";" in names[0]:
-        fix = "Save it with commas between the columns"
-        problem = "its columns are separated by semicolons, not by commas"
+    others = [each for each in SEPARATORS if each != delimiter and each in cells[0]]
+    other = others[0] if others and len(names) == 1 else None
+    if other is not None:
+        right = SEPARATORS[delimiter]
+        named = next((suffix for suffix, each in DELIMITERS.items() if each == other), None)
+        fix = f"Name it .{named}" if named else f"Save it with {right} between the columns"
+        problem = f"its columns are separated by {SEPARATORS[other]}, not by {right}"
         raise UserError(problem, file=file.name, line=1, fix=fix)
-    if len(names) == 1 and "\t" in names[0]:
-        raise UserError(
-            "its columns are separated by tabs, not by commas", file=file.name, line=1, fix="Name it .tsv"
-        )
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
         fix = "The first line names each column once; where it is a row, put a line of names above it"
