@@ -50,6 +50,8 @@ DECLARATIONS = {  # added to a declaration, or put in place of a part -> what is
     "data/rows.jsonl->data/tabs.csv": "separated by tabs, not by commas. Name it .tsv",
     "data/rows.jsonl->data/bars.csv": "rated by bars, not by commas. Save it with commas between the columns",
     "data/rows.jsonl->data/commas.tsv": "separated by commas, not by tabs. Name it .csv",
+    "data/rows.jsonl->data/unclosed.csv": "malformed line: a quote is never closed. Mend the quotes of this",
+    "data/rows.jsonl->data/ended.jsonl": "malformed line: Extra data. Remove the comma at its end",
     "retrain: {timezone: Berlin}": "not an IANA time zone (got 'Berlin'). Did you mean Europe/Berlin?",
     "retrain: {timezone: Entenhausen}": "Write it as Europe/Berlin or UTC",
     "description: d->description: 2026-01-01": "(got '2026-01-01'). Put it in quotes, so that it is a text",
@@ -103,6 +105,8 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "data/rows.xlsx").write_bytes(b"PK")
     (tmp_path / "data/semicolons.csv").write_text("a;b\n1;2\n")
     (tmp_path / "data/tabs.csv").write_text("a\tb\n1\t2\n")
+    (tmp_path / "data/unclosed.csv").write_text('instruction,output\n"a,b\nc,d\n')
+    (tmp_path / "data/ended.jsonl").write_text('{"text": "a"},\n{"text": "b"},\n')
     (tmp_path / "data/bars.csv").write_text("a|b\n1|2\n")
     (tmp_path / "data/commas.tsv").write_text("a,b\n1,2\n")
     (tmp_path / "gguf/model.gguf").write_bytes(b"GGUF")
@@ -127,7 +131,7 @@ def test_a_mistake_in_a_declaration_is_one_line_that_says_how_it_is_written(
     assert outcome.exit_code == BAD_INPUT
     assert isinstance(outcome.exception, SystemExit)
     [line] = [line for line in outcome.output.splitlines() if DECLARATIONS[mistake] in line]
-    assert re.search(r"support\.yaml|data/\w+\.[ct]sv:1|/gguf: ", line), "it names the file"
+    assert re.search(r"support\.yaml|data/\w+\.\w+:[12]: |/gguf: ", line), "it names the file"
 
 
 def test_few_rows_are_refused_by_check_with_how_many_are_needed(project: Path) -> None:

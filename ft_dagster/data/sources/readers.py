@@ -141,7 +141,8 @@ def _parsed(file: DataFile, number: int, line: str) -> RawRow:
         fields = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         what = getattr(error, "msg", "not JSON")
-        fix = "Mend the line: one JSON object a line"
+        comma = line.rstrip().endswith(",")
+        fix = "Remove the comma at its end" if comma else "Mend the line: one JSON object a line"
         raise UserError(f"malformed line: {what}", file=file.name, line=number, fix=fix) from None
     return _object(file, number, fields)
 
@@ -236,7 +237,8 @@ def read_cells(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list
             if cells:
                 yield number, cells
     except csv.Error as error:
-        raise MalformedCells(str(error), start) from None
+        unclosed = str(error) == "unexpected end of data"
+        raise MalformedCells("a quote is never closed" if unclosed else str(error), start) from None
 
 
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}  # the likeliest first
