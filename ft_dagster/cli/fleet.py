@@ -35,7 +35,7 @@ def gpus(context: typer.Context, as_json: Json = False) -> None:
     runs go to a cluster, also those that wait there.
     """
     from ft_dagster.launch.leases import of_host
-    from ft_dagster.report.tables.gpus import COLUMNS, status_rows
+    from ft_dagster.report.tables.gpus import COLUMNS, ENDS_A_RUN, status_rows
 
     settings = load_settings(context.obj)
     status, engine = of_host(settings.host).table(), settings.engine
@@ -44,6 +44,8 @@ def gpus(context: typer.Context, as_json: Json = False) -> None:
         print_json({**asdict(status), "engine": engine, "waiting_there": elsewhere})
         return
     show_rows(COLUMNS, status_rows(status))
+    if status.waiting or any(device.state != "free" for device in status.devices):
+        tell(ENDS_A_RUN)
     if engine is not None:
         tell(f"Runs go to {engine}; these are the devices of this host alone")
     for variant, why in elsewhere.items():

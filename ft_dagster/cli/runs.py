@@ -66,7 +66,8 @@ def run(
     run is reported. If a run of the variant is in progress, it is shown first, and the new one follows it.
     With --all a wrong declaration does not stop the others: it is left out and named at the end, and the exit
     code is 1. Ctrl-C cancels the runs that are shown and waits until none of their processes is left. If this
-    command is killed or its terminal closed, the runs go on; call it again to follow them.
+    command is killed or its terminal closed, the runs go on; call it again to follow them, and
+    `ft-dagster cancel` to end them.
     """
     from ft_dagster.automation.processes import instance as dagster_instance
 

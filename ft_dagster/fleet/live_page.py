@@ -35,7 +35,7 @@ from ft_dagster.report.pages.live import (
 )
 from ft_dagster.report.states import KIND, counts, states_sentence
 from ft_dagster.report.tables.gpus import COLUMNS as DEVICES
-from ft_dagster.report.tables.gpus import status_rows
+from ft_dagster.report.tables.gpus import ENDS_A_RUN, status_rows
 from ft_dagster.row_choices import SortedBy
 from ft_dagster.spec import VariantKey
 
@@ -233,6 +233,7 @@ def _runs_part(runs: Sequence[RunNow], more: int, known: Collection[str]) -> Liv
         for run in runs
     ]
     said = [f"{count(more)} more wait in the queue."] if more else []
+    said += [ENDS_A_RUN] if runs else []
     return LivePart("Running now", said, tables=[LiveTable(RUNS, rows, "No run is in progress or waits.")])
 
 

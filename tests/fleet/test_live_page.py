@@ -255,3 +255,11 @@ def test_the_variants_page_gives_the_commands_with_its_name_filled_in() -> None:
         "run acme.a",
     ):
         assert f"<pre>ft-dagster {command}</pre>" in page
+
+
+def test_beside_what_runs_stands_the_command_that_ends_it() -> None:
+    one = row("acme.a", "running")
+    going = now(one, runs=[RunNow("acme.a", "ab12", "started")])
+    for page in (shown(going), as_live_html(variant_page(going, one, [], [], []))):
+        assert "ft-dagster cancel VARIANT|RUN" in page
+    assert "ft-dagster cancel" not in shown(now(one))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ft_dagster.launch.status import Table
 from ft_dagster.report.figures import duration
 
+ENDS_A_RUN = "`ft-dagster cancel VARIANT|RUN` ends a run."
 COLUMNS = ("state", "device", "variant", "priority", "run", "since (UTC)", "for", "why")
 
 
