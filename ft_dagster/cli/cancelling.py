@@ -84,7 +84,7 @@ def _named(instance: DagsterInstance, settings: Settings, name: str) -> list[Lau
     """Return the unfinished runs of a variant, or the run of an id. Raises UserError for neither."""
     from ft_dagster.automation.processes.instance import Launched, unfinished_of
     from ft_dagster.automation.processes.unfinished import run_named
-    from ft_dagster.automation.tags import VARIANT
+    from ft_dagster.automation.tags import variant_in
 
     if "." in name:
         key = VariantKey.parse(name)
@@ -92,11 +92,12 @@ def _named(instance: DagsterInstance, settings: Settings, name: str) -> list[Lau
             declarations_in(settings).file(key)
         return runs
     run = run_named(instance, name) if len(name) >= LEAST else None
-    if run is None or VARIANT not in run.tags:
+    key = None if run is None else variant_in(run.tags)
+    if run is None or key is None:
         problem = "no variant's run has this id" if len(name) >= LEAST else "too short for a run's id"
         fix = "Name a variant as tenant.variant, or a run by the id that `ft-dagster run` and the UI show"
         raise UserError(problem, field="RUN", value=name, fix=fix)
-    return [Launched(VariantKey.parse(run.tags[VARIANT]), run.run_id)]
+    return [Launched(key, run.run_id)]
 
 
 def _came_of(instance: DagsterInstance, settings: Settings, run: Launched, asked: bool) -> _CameOf:

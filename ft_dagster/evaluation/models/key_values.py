@@ -65,9 +65,12 @@ def taken_by(model: Any) -> Collection[str]:
 def cache_layers(model: Any) -> list[Any] | None:
     """Return empty cache layers of the model; None where only its own `generate` knows how it remembers.
 
-    A window over the last tokens may see no padding between a learned prompt and the text.
+    A window over the last tokens may see no padding between a learned prompt and the text. GPT-Neo counts its
+    window by places in memory, which its cache does not know.
     """
     taken = taken_by(model)
+    if "local" in getattr(inner_model(model).config, "attention_layers", ()):
+        return None
     if "position_ids" not in taken or not {"cache", "past_key_values"} & set(taken):
         return None
     layers: list[Any] = DynamicCache(config=inner_model(model).config).layers
