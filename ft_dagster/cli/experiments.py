@@ -37,8 +37,7 @@ AtOnce = Annotated[
         "--at-once",
         min=1,
         max=1000,
-        help="Runs at once. They train side by side while this host has devices; the others take turns on"
-        " one loaded base",
+        help="Runs at once. They train side by side while this host has devices; the others wait for them",
     ),
 ]
 Budgeted = typer.Option("--budget", help="flops=2e14 or minutes=3", metavar=one_of(("flops=N", "minutes=N")))

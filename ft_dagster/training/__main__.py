@@ -1,7 +1,4 @@
-"""Trains every member of RUN_DIR/run.json, one after another: `python -m ft_dagster.training RUN_DIR`.
-
-On one device members whose frozen base is of one kind take turns on one loaded copy of it; `full` trains all
-of its base and loads one of its own.
+"""Trains the member of RUN_DIR/run.json: `python -m ft_dagster.training RUN_DIR`.
 
 Exit: 0 done; 2 bad input, never to be retried; 75 preempted (SIGTERM), or out of memory with a smaller
 micro-batch left to try: to be retried; 130 cancelled (SIGINT); 1 a failure nobody foresaw.
@@ -32,13 +29,9 @@ from ft_dagster.training.contract import (
     recipe_digest,
 )
 from ft_dagster.training.failures import explained_failure, out_of_memory
-from ft_dagster.training.figures import forget_peaks
-from ft_dagster.training.methods.shared import SharedBase, free_memory
 from ft_dagster.training.oom_retry import OUT_OF_MEMORY, can_halve
 from ft_dagster.training.progress import Channel, open_channel
 from ft_dagster.training.stop_signals import STATUS, Stop, Stopped
-
-WORST = (DONE, PREEMPTED, BAD_INPUT, FAILED)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,23 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(folder: Path, stop: Stop) -> int:
     run = read_run(folder)
-    _check(run, folder)
     if ranks.to_be_started(run.launch):
         return ranks.start(run, folder, main)
     _take_device()
     with open_channel() as channel:
-        return train_all(run, channel, stop)
-
-
-def _check(run: TrainingRun, folder: Path) -> None:
-    outputs = [member.output for member in run.members]
-    if len(set(outputs)) < len(outputs):
-        raise UserError(
-            "two members share an output folder",
-            file=folder / "run.json",
-            field="members",
-            fix="Keep them apart",
-        )
+        return train_run(run, channel, stop)
 
 
 def _take_device() -> None:
@@ -97,47 +78,21 @@ def _take_device() -> None:
     datasets.disable_progress_bars()
 
 
-def train_all(run: TrainingRun, channel: Channel, stop: Stop) -> int:
-    """Train the members one after another; the worst of their exit codes. A signal ends the row, and so does
-    a failure after which the device does not answer.
-    """
-    codes: list[int] = []
-    shared = SharedBase() if len(run.members) > 1 and ranks.world() == 1 else None
-    for member in run.members:
-        if codes:
-            free_memory()
-            forget_peaks()
-        try:
-            codes.append(_train_one(run, member, channel, stop, shared))
-            if codes[-1] == FAILED and not _device_answers():
-                break
-        except Stopped as stopped:
-            status = STATUS[stopped.code]
-            _write(run, member, status)
-            channel.say(f"{member.variant}: {status}")
-            return stopped.code
-    ranks.leave()
-    return max(codes, key=WORST.index)
-
-
-def _device_answers() -> bool:
-    """Say whether the device still answers: not after a fault that left a GPU's context unusable for this
-    process.
-    """
-    import torch
-
+def train_run(run: TrainingRun, channel: Channel, stop: Stop) -> int:
+    """Train the member, its result written whatever happens; the exit code."""
+    (member,) = run.members
     try:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True
+        code = _train_one(run, member, channel, stop)
+    except Stopped as stopped:
+        status = STATUS[stopped.code]
+        _write(run, member, status)
+        channel.say(f"{member.variant}: {status}")
+        return stopped.code
+    ranks.leave()
+    return code
 
 
-def _train_one(
-    run: TrainingRun, member: Member, channel: Channel, stop: Stop, shared: SharedBase | None
-) -> int:
-    """Train one member, its result written whatever happens; the others do not suffer from it."""
+def _train_one(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -> int:
     from ft_dagster.training.trainer import train_member
 
     _freeze_imports()
@@ -149,7 +104,7 @@ def _train_one(
     try:
         member.output.mkdir(parents=True, exist_ok=True)
         _set_up_device(member)
-        train_member(run, member, channel, stop, shared)
+        train_member(run, member, channel, stop)
         return DONE
     except UserError as error:
         return _failed(run, member, error)

@@ -189,7 +189,7 @@ class TrainingRun(Strict):
     schema_version: int = SCHEMA_VERSION
     run_id: str
     base: Base
-    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=1)]
     launch: Launch = Launch()
     first_looks: Path | None = Field(None, description="Folder of what looks at bases gave, kept by content")
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,21 +31,6 @@ def peak_process_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def forget_peaks() -> None:
-    """Let the peaks of memory of a process that goes on to another training be those of that one: what the
-    allocator kept of the last goes back to the system first.
-    """
-    import torch
-
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
-    if trim is not None:
-        trim(0)
-    with suppress(OSError):  # where the system keeps none, or lets nobody forget it
-        Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
 
 
 def process_bytes() -> int:

@@ -80,24 +80,21 @@ class TrainingProgress:
     terminal.
     """
 
-    def __init__(
-        self, channel: Channel, file: Path | None, variant: str, total_steps: int, prefix: str = ""
-    ) -> None:
+    def __init__(self, channel: Channel, file: Path | None, variant: str, total_steps: int) -> None:
         self._channel = channel
         self._file = file
         self._variant = variant
         self._total = total_steps
-        self._prefix = prefix
         self._said = self._written = 0.0
         self._asked: Progress = {}
 
     def say(self, line: str) -> None:
-        self._channel.say(f"{self._prefix}{line}")
+        self._channel.say(line)
 
     def warn(self, line: str) -> None:
         """Say a warning twice: a line of the log is easily missed."""
         self.say(line)
-        print(f"{self._prefix}{line}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
     def at(self, step: int, line: str) -> None:
         """Say what was seen at a step."""

@@ -1,4 +1,4 @@
-"""Train one member of a run: build the model, train from the newest good checkpoint, export the best."""
+"""Train the member of a run: build the model, train from the newest good checkpoint, export the best."""
 
 from __future__ import annotations
 
@@ -35,17 +35,12 @@ from ft_dagster.training.work import Work
 
 if TYPE_CHECKING:
     from ft_dagster.training.methods import Weights
-    from ft_dagster.training.methods.shared import SharedBase
 
 
-def train_member(
-    run: TrainingRun, member: Member, channel: Channel, stop: Stop, shared: SharedBase | None = None
-) -> TrainingResult:
-    """Train, export and report one member, on the base of `shared` if it can; its result is written. Raises
-    UserError, Stopped.
-    """
+def train_member(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -> TrainingResult:
+    """Train, export and report the member; its result is written. Raises UserError, Stopped."""
     try:
-        return _trained(run, member, channel, stop, shared=shared)
+        return _trained(run, member, channel, stop)
     except RateTooHigh as high:
         if member.plan.training.on_bad_rate != "lower" or high.value != member.plan.training.learning_rate:
             raise
@@ -54,26 +49,20 @@ def train_member(
     if ranks.is_first():
         checkpoints.discard_all(member.checkpoints, recipe_digest(run, member))
     ranks.wait()
-    return _trained(run, member, channel, stop, shared=shared, lowered=True)
+    return _trained(run, member, channel, stop, lowered=True)
 
 
 def _trained(
-    run: TrainingRun,
-    member: Member,
-    channel: Channel,
-    stop: Stop,
-    *,
-    shared: SharedBase | None,
-    lowered: bool = False,
+    run: TrainingRun, member: Member, channel: Channel, stop: Stop, *, lowered: bool = False
 ) -> TrainingResult:
-    """Train one member. `lowered`: begins at a lower rate than planned; what goes on from a checkpoint has
+    """Train the member. `lowered`: begins at a lower rate than planned; what goes on from a checkpoint has
     the rate of that.
     """
     recipe = recipe_digest(run, member)
     member = in_force(member)
     member.checkpoints.mkdir(parents=True, exist_ok=True)
     work = prepare(run, member, recipe, channel)
-    work.journal.lowered, work.shared = lowered, shared
+    work.journal.lowered = lowered
     arguments = training_arguments(work)  # joins the ranks; DeepSpeed is known before a load
     resume = ranks.agree(lambda: _newest(work))
     if resume:
@@ -186,10 +175,9 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
     }
     capacity = settings.max_length if packs(member.plan) else None
     bins = schedule(train.lengths, train.shards, settings, capacity, member.seed, ranks.world())
-    prefix = f"{member.variant}  " if len(run.members) > 1 else ""
     steps = total_steps(len(bins), settings, ranks.world())
     file = member.output / "progress.json" if ranks.is_first() else None
-    progress = TrainingProgress(channel, file, member.variant, steps, prefix)
+    progress = TrainingProgress(channel, file, member.variant, steps)
     if "validation" not in held_out:
         progress.say("no validation split: the last checkpoint is exported, not the best")
     planned = evaluation_steps(steps, settings.evaluations or EVALUATIONS)
@@ -216,7 +204,8 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
 
     settings = work.member.plan.training
     tokenizer = load_tokenizer(run.base.folder)
-    model = _model(run, work)
+    work.imported = process_bytes()
+    model = work.method.build(run.base, settings.precision, work.member.seed)
     _check_vocabulary(work, model)
     _check_positions(work, model)
     arguments.ddp_find_unused_parameters = data_parallel.may_be_unused(model)
@@ -261,17 +250,6 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         )
     trainer.add_callback(watch)
     return trainer, observer
-
-
-def _model(run: TrainingRun, work: Work) -> Any:
-    shared, precision = work.shared, work.member.plan.training.precision
-    work.imported = shared.imported if shared and shared.holds else process_bytes()
-    if shared:
-        shared.imported = work.imported
-    model = work.method.build(run.base, precision, work.member.seed, shared)
-    if shared and shared.was_held:
-        work.progress.say("takes its turn on the base that is loaded")
-    return model
 
 
 def _measuring(run: TrainingRun, work: Work, tokenizer: Any) -> Measuring:

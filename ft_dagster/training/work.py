@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ft_dagster.training import ranks
 from ft_dagster.training.batches.mixture import Examples
@@ -18,9 +17,6 @@ from ft_dagster.training.watch.budget import Split
 from ft_dagster.training.watch.falls import looks_of
 from ft_dagster.training.watch.rate import NOTCH
 
-if TYPE_CHECKING:
-    from ft_dagster.training.methods.shared import SharedBase
-
 
 @dataclass
 class Work:
@@ -28,7 +24,6 @@ class Work:
 
     `evaluations`: the steps at which it is measured, and whose checkpoints may be exported, by their number
     among all that were planned; the budget of measuring may leave some out. `patience`: see `ranks.patience`.
-    `shared`: the base on which it takes turns with other members.
     """
 
     member: Member
@@ -43,7 +38,6 @@ class Work:
     patience: int
     began: float = field(default_factory=time.monotonic)
     imported: int | None = None  # bytes of this process before it held a weight
-    shared: SharedBase | None = None
 
     @property
     def steps(self) -> int:

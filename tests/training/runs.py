@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_dagster.training.__main__ import train_all
+from ft_dagster.training.__main__ import train_run
 from ft_dagster.training.contract import read_run
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop_signals import Stop
@@ -167,7 +167,7 @@ def means_of(by_example: Sequence[Sequence[float]], sizes: Iterable[str]) -> dic
 
 
 def train(run_folder: Path) -> int:
-    return train_all(read_run(run_folder), Console(), Stop())
+    return train_run(read_run(run_folder), Console(), Stop())
 
 
 def losses(run_folder: Path) -> list[float]:

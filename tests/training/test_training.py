@@ -150,10 +150,10 @@ def test_layers_that_are_named_train(runs: Runs) -> None:
     assert train(runs.prepare(method={"target_modules": ["q_proj"]})) == 0
 
 
-def test_one_member_that_fails_does_not_stop_the_others(runs: Runs) -> None:
-    folder = runs.prepare(members={"acme.bad": {"mixture": "/nowhere"}, "acme.good": {}})
-    assert train(folder) == 2
-    assert [result_of(folder, v)["status"] for v in ("acme.bad", "acme.good")] == ["failed", "done"]
+def test_a_run_of_several_members_is_refused_by_field(runs: Runs) -> None:
+    with pytest.raises(UserError) as refused:
+        read_run(runs.prepare("several", members={"acme.one": {}, "acme.other": {}}))
+    assert refused.value.field == "members"
 
 
 def test_a_finished_member_is_kept_on_a_second_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.degeneration import answer_general_prompts
 from ft_dagster.evaluation.tasks.tasks import tasks_digest
-from ft_dagster.training.__main__ import train_all
+from ft_dagster.training.__main__ import train_run
 from ft_dagster.training.batches.mixture import open_split
 from ft_dagster.training.contract import Base, method_settings, read_run
 from ft_dagster.training.journal import Journal
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 
 def train(run_folder: Path) -> int:
-    return train_all(read_run(run_folder), Console(), Stop())
+    return train_run(read_run(run_folder), Console(), Stop())
 
 
 def lines(run_folder: Path, name: str) -> list[Any]:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +17,7 @@ from ft_dagster.host_settings import RAY_JOB
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.training.checkpoints import MANIFEST
+from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.kept_training import begin_anew, clear_scratch
 
 
@@ -133,3 +135,28 @@ def test_a_nodes_disk_keeps_nothing_for_long_of_trainings_that_went_on_elsewhere
     monkeypatch.setenv(RAY_JOB, "0f1e2d3c")
     clear_scratch(settings, VariantKey.parse("acme.own"))
     assert stand() == {"acme.young", "acme.own"}
+
+
+def test_what_was_taken_of_a_program_is_not_taken_for_its_result_again(tmp_path: Path) -> None:
+    output = tmp_path / "run" / "output"
+
+    def run_program(*_: Any, **__: Any) -> dict[str, Any]:
+        (output / "payload").mkdir()
+        (output / "payload" / "weights").write_text("trained")
+        (output / "result.json").write_text('{"status": "done"}')
+        return {"figures": {"steps": 3}}
+
+    workspace = SimpleNamespace(
+        run_dir=lambda *_: tmp_path / "run",
+        left_by_nodes=lambda *_: "",
+        recall=lambda *_: None,
+        output_of_try=lambda run_dir: run_dir / "output",
+        run_program=run_program,
+    )
+    attempt = SimpleNamespace(folder=tmp_path / "attempt")
+    figures = BuildContext(cast(Any, workspace)).run(
+        "training", cast(Any, attempt), lambda _: cast(Any, None)
+    )
+    assert figures == {"steps": 3}
+    assert (tmp_path / "attempt" / "payload" / "weights").read_text() == "trained"
+    assert not (output / "result.json").exists()

@@ -1,6 +1,4 @@
-"""Stage 2, right: every method against the CPU, packed against alone, trainings in turn on one base against
-each alone, kill and resume, a cancel.
-"""
+"""Stage 2, right: every method against the CPU, packed against alone, kill and resume, a cancel."""
 
 from __future__ import annotations
 
@@ -36,7 +34,6 @@ PACKED = {"float32": 1e-4, "bfloat16": 5e-2}  # largest difference of a logit, o
 TINY = 2_000_000_000  # bytes of a GPU that a training of the tiny model has room in
 LEFT = 50_000_000  # bytes of device memory that may differ after a program ended: the driver's own
 KILLED = {"cuda": ("lora", "full", "qlora"), "cpu": ("lora",)}  # a run of the trainer takes a CPU its time
-IN_TURN = ("lora", "qlora")
 STEPS = {"num_train_epochs": 6.0, "evaluations": 6, "keep_best": 2, "keep_last": 2}
 
 
@@ -44,7 +41,6 @@ def cases(context: Context) -> list[Case]:
     return [
         *(Case(f"{name} against CPU", partial(against_cpu, context, name)) for name in METHODS),
         Case("packed equals alone", lambda: packed(context)),
-        *(Case(f"{name} in turn equals alone", partial(in_turn, context, name)) for name in IN_TURN),
         *(
             Case(f"{name} killed and resumed", partial(resumed, context, name))
             for name in KILLED[context.device]
@@ -83,8 +79,8 @@ def against_cpu(context: Context, name: str) -> dict[str, Any]:
     if name in QUANTIZED:
         context.need_bitsandbytes()
     trainings = {device: twelve_steps(context, device) for device in ("cpu", "here")}
-    for device, of_device in trainings.items():
-        code = run_together(context.scratch / f"methods-{device}", list(of_device.values()))
+    for of_device in trainings.values():
+        code = run_together(list(of_device.values()))
     here, cpu = trainings["here"][name], trainings["cpu"][name]
     ours, theirs = here.figures(code), cpu.figures(code)
     difference = relative(here.losses(), cpu.losses())
@@ -132,35 +128,6 @@ def packed(context: Context) -> dict[str, Any]:
         f"{dtype} within {found['difference']:.1e}" for dtype, found in figures.items()
     )
     return figures
-
-
-def in_turn(context: Context, name: str) -> dict[str, Any]:
-    """Two trainings in bf16 that take turns on one loaded base, against each in a program of its own."""
-    context.need_memory(TINY)
-    if name in QUANTIZED:
-        context.need_bitsandbytes()
-    method = {**METHODS[name], "dropout": 0.1}
-    methods = {"one": method, "other": {**method, "rank": 4, "target_modules": ["q_proj", "v_proj"]}}
-
-    def made(where: str) -> list[Training]:
-        folders = {what: context.scratch / f"{name}-{where}-{what}" for what in methods}
-        return [
-            Training(folders[what], context.tiny, mixture(context), context.device, of, {"precision": "bf16"})
-            for what, of in methods.items()
-        ]
-
-    alone, together = made("alone"), made("turn")
-    for training in alone:
-        training.run()
-    code = run_together(context.scratch / f"{name}-turn", together)
-    differences = []
-    for one, other in zip(together, alone, strict=True):
-        one.figures(code)
-        if one.digest() != other.digest():
-            differences.append(furthest(one.weights(), other.weights()))
-    if differences:
-        raise Wrong(f"weights differ by {max(differences):.1e}", {"differences": differences})
-    return {"said": "two trainings on one loaded base: bit for bit"}
 
 
 def resumed(context: Context, name: str, precision: str = "fp32") -> dict[str, Any]:

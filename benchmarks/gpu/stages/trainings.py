@@ -23,7 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 QUANTIZED = ("qlora", "lora_8bit")
 WORDS = 380  # token ids that every tokenizer of the lane has, above ten special ones
-TRAINING = "ft_dagster.training"
+TRAINING, TOGETHER = "ft_dagster.training", "stages.together"
 Example = tuple[list[int], list[int]]  # token ids, flattened spans of trained positions
 
 
@@ -80,7 +80,10 @@ class Training:
     def write(self) -> Path:
         """A fresh run folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        return write_run(self.folder, [self])
+        base = {"folder": str(self.model), "digest": "b" * 64}
+        run = {"run_id": self.folder.name, "base": base, "members": [self.member()]}
+        write_json(self.folder / "run.json", run)
+        return self.folder
 
     def member(self) -> dict[str, Any]:
         """Its entry in run.json."""
@@ -148,22 +151,13 @@ class Training:
         return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def write_run(folder: Path, trainings: Sequence[Training]) -> Path:
-    """run.json with these trainings, of one base, as its members."""
-    base = {"folder": str(trainings[0].model), "digest": "b" * 64}
-    members = [training.member() for training in trainings]
-    write_json(folder / "run.json", {"run_id": folder.name, "base": base, "members": members})
-    return folder
-
-
-def run_together(folder: Path, trainings: Sequence[Training], patience: float = 240.0) -> int:
+def run_together(trainings: Sequence[Training], patience: float = 240.0) -> int:
     """Those that are not done yet one after another in one process, which imports once; its exit code."""
     open_ones = [training for training in trainings if training.result().get("status") != "done"]
     if not open_ones:
         return 0
-    code, _ = child(
-        TRAINING, str(write_run(folder, open_ones)), environment=open_ones[0].environment(), patience=patience
-    )
+    folders = [str(training.write()) for training in open_ones]
+    code, _ = child(TOGETHER, *folders, environment=open_ones[0].environment(), patience=patience)
     return code
 
 

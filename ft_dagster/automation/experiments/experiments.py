@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from ft_dagster.errors import UserError
-from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Launcher
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.schema_version import refuse_newer
@@ -205,14 +205,21 @@ def begin(experiment: Experiment, runs: Sequence[ExperimentRun]) -> None:
     experiment.save()
 
 
-def carried(
-    experiment: Experiment, run: ExperimentRun, limits: Limits, launcher: Launcher[Any] | None = None
-) -> None:
-    """Carry out a run with nothing said to the registry: what came of it is in the run. `launcher`: in place
-    of the project's.
+def carried(experiment: Experiment, run: ExperimentRun, limits: Limits) -> None:
+    """Carry out a run with nothing said to the registry: what came of it is in the run. A defect fails this
+    run and no other. Raises KeyboardInterrupt.
     """
+    try:
+        workspace = workspace_of(experiment, str(run.number), run.overrides, limits)
+        _tell(experiment, run, run_chain(workspace, JUDGED))
+    except Exception as error:
+        traceback.print_exc()  # into the experiment's log
+        run.status, run.error = "failed", f"{type(error).__name__}: {error}. See {experiment.log}"
+
+
+def _tell(experiment: Experiment, run: ExperimentRun, outcome: ChainOutcome) -> None:
+    """Write into the run what came of it."""
     label = str(run.number)
-    outcome = _run_alone(experiment, run, limits, launcher)
     run.error = outcome.error
     if EVALUATION.name in outcome.made:  # a gate that does not hold is a finding, not a failure
         run.status, run.error = "done", None
@@ -236,30 +243,14 @@ def carried(
     }
 
 
-def _run_alone(
-    experiment: Experiment, run: ExperimentRun, limits: Limits, launcher: Launcher[Any] | None
-) -> ChainOutcome:
-    """Run the stages up to the verdict; a defect fails this run and no other. Raises KeyboardInterrupt."""
-    workspace = workspace_of(experiment, str(run.number), run.overrides, limits, launcher)
-    try:
-        return run_chain(workspace, JUDGED)
-    except Exception as error:
-        traceback.print_exc()  # into the experiment's log
-        return ChainOutcome({}, f"{type(error).__name__}: {error}. See {experiment.log}")
-
-
 def workspace_of(
-    experiment: Experiment,
-    label: str,
-    overrides: Mapping[str, Any],
-    limits: Limits = Limits(),
-    launcher: Launcher[Any] | None = None,
+    experiment: Experiment, label: str, overrides: Mapping[str, Any], limits: Limits = Limits()
 ) -> Workspace:
     """Return where a run of the experiment works: heads of its own, the variant's part of the store."""
     heads = f"{experiment.id}/{label}"
     trial = Trial(heads, experiment.declared, dict(overrides), dict(limits.losses), limits.on)
     run = RunOf(f"{experiment.id}/{label}", "experiment", log)
-    return Workspace(experiment.settings, experiment.declared.key, run, trial, launcher)
+    return Workspace(experiment.settings, experiment.declared.key, run, trial)
 
 
 def log(line: str) -> None:

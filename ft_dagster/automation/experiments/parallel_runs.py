@@ -21,7 +21,6 @@ from ft_dagster.automation.experiments.experiments import (
     carried,
     carry_out,
 )
-from ft_dagster.automation.experiments.shared_base_runs import carry_out_in_turns
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch.leases import of_host
@@ -32,7 +31,7 @@ def carry_out_all(
     experiment: Experiment, runs: Sequence[ExperimentRun], say: Say, limits: Limits | None = None
 ) -> None:
     """Carry out all runs at once; what came of each is kept when it ends, and one that fails fails alone.
-    Where this host has devices for fewer trainings than there are runs, those of one process take turns.
+    Where this host has devices for fewer trainings than there are runs, some wait for others to end.
 
     Raises KeyboardInterrupt, and whatever keeps the registry from being written, once the programs of all
     have ended.
@@ -53,9 +52,6 @@ def carry_out_all(
             for ready in wait(list(waiting)):
                 member = waiting[ready]
                 told = member.told()
-                if isinstance(told, str):
-                    say(told)
-                    continue
                 if told is None:
                     del waiting[ready]
                 for run in member.finish(told):
@@ -95,10 +91,10 @@ class _Member:
         given = (self.sender, experiment, list(runs), limits)
         self.process = context.Process(target=_carry, args=given)
 
-    def told(self) -> ExperimentRun | str | None:
-        """Return a run that has ended, or a line; None: no more is told."""
+    def told(self) -> ExperimentRun | None:
+        """Return a run that has ended; None: no more is told."""
         try:
-            told: ExperimentRun | str = self.receiver.recv()
+            told: ExperimentRun = self.receiver.recv()
         except EOFError:
             return None
         return told
@@ -133,10 +129,8 @@ def _carry(sender: Connection, experiment: Experiment, runs: Sequence[Experiment
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        if len(runs) == 1:
-            carried(experiment, runs[0], limits)
-            sender.send(runs[0])
-        else:
-            carry_out_in_turns(experiment, runs, limits, sender.send, sender.send)
+        for run in runs:
+            carried(experiment, run, limits)
+            sender.send(run)
     except KeyboardInterrupt:
         sys.exit(CANCELLED)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from ft_dagster.training.methods.shared import SharedBase
-
     Weights = dict[str, Tensor]
 
 Precision = Literal["bf16", "fp32"]
@@ -39,12 +37,8 @@ class TaughtBy(ABC):
         return self.known.quantization
 
     @abstractmethod
-    def build(
-        self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
-    ) -> PreTrainedModel:
-        """Return the model, trained weights in fp32, frozen ones in `precision`, those of `shared` where it
-        holds such a base. Raises UserError.
-        """
+    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
+        """Return the model, trained weights in fp32, frozen ones in `precision`. Raises UserError."""
 
     @abstractmethod
     def save(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from abc import abstractmethod
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +15,6 @@ from ft_dagster.methods.method import Quantization
 from ft_dagster.models.quantize import quantization_config, settle_quantized, write_quantization
 from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import Precision, TaughtBy
-from ft_dagster.training.methods.shared import SharedBase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,17 +41,14 @@ class Adapter(TaughtBy):
 
     activations: Precision | None = None
 
-    def build(
-        self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
-    ) -> PreTrainedModel:
+    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
         """Return a PEFT model: the base frozen in `precision` or quantized, the adapter in fp32."""
         import torch
         from peft import get_peft_model
         from transformers import set_seed
 
         self.check(base)
-        load, kind = partial(self._load, base, precision), (precision, self.quantization, self.activations)
-        model = shared.lend((base.digest, *kind), load) if shared else load()
+        model = self._load(base, precision)
         config = self.configure(model, base)
         set_seed(seed)  # the adapter's first weights are drawn at random
         try:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ft_dagster.training.methods import Weights
-    from ft_dagster.training.methods.shared import SharedBase
 
 SHARD = "4GB"
 
@@ -24,18 +23,14 @@ SHARD = "4GB"
 class Full(TaughtBy):
     """Trains all weights of the base."""
 
-    def build(
-        self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
-    ) -> PreTrainedModel:
+    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
         """Make all weights trainable: in fp32, or under DeepSpeed in `precision`, since it keeps fp32
-        masters. It writes to its base, and so loads one of its own.
+        masters.
         """
         from transformers.integrations.deepspeed import deepspeed_config
 
         from ft_dagster.training.methods.base import load_base, on_its_device
 
-        if shared:
-            shared.forget()
         sharded = deepspeed_config() is not None
         return load_base(base.folder, precision if sharded else "fp32", **on_its_device())
 

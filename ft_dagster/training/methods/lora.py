@@ -11,7 +11,6 @@ from ft_dagster.training.contract import Base, ParentAdapter
 from ft_dagster.training.methods import Precision
 from ft_dagster.training.methods.adapter import Adapter, Learned
 from ft_dagster.training.methods.experts import tensors_of
-from ft_dagster.training.methods.shared import SharedBase
 from ft_dagster.training.methods.stacking import check_parent, concatenated_adapters, put_beneath
 from ft_dagster.training.methods.starts import add_start, check_start, fill_start, without_start
 
@@ -37,10 +36,8 @@ class Lora(Adapter):
         if base.parent:
             check_parent(base.parent, self.settings)
 
-    def build(
-        self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
-    ) -> PreTrainedModel:
-        model = super().build(base, precision, seed, shared)
+    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
+        model = super().build(base, precision, seed)
         self.parent = base.parent
         if base.parent:
             put_beneath(model, base.parent)

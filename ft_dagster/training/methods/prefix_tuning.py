@@ -9,7 +9,6 @@ from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import Precision
 from ft_dagster.training.methods.adapter import ADAPTER
 from ft_dagster.training.methods.prompts import LearnedPrompt
-from ft_dagster.training.methods.shared import SharedBase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,10 +21,8 @@ FIRST_SCALE = 0.1
 class PrefixTuning(LearnedPrompt):
     """Trains keys and values that stand in the cache, so the logits are those of the text alone."""
 
-    def build(
-        self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
-    ) -> PreTrainedModel:
-        model = super().build(base, precision, seed, shared)
+    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
+        model = super().build(base, precision, seed)
         model.prompt_encoder[ADAPTER].embedding.weight.data.mul_(FIRST_SCALE)
         for name in ("gradient_checkpointing_enable", "activation_checkpointing_enable"):
             setattr(model, name, _refuse_checkpointing)

@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
 import dagster as dg
 import psutil
@@ -18,7 +19,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.experiments.experiments import Experiment, ExperimentRun
+from ft_dagster.automation.experiments import experiments
+from ft_dagster.automation.experiments.experiments import Experiment, ExperimentRun, Limits, carried
 from ft_dagster.automation.experiments.parallel_runs import carry_out_all
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources as resources
@@ -408,32 +410,35 @@ def test_a_mistake_is_one_message_and_starts_nothing(
     assert not load_settings(folder).open_store().exists(PREFIX)
 
 
-def in_turn(folder: Path, model: Path) -> Path:
+def of_one_room(folder: Path, model: Path) -> Path:
     """A project on a host that has room for one training."""
     project(folder, model)
     edit(folder / "ft_dagster.yaml", lambda content: content["host"].update(cpu_slots=1))
     return folder
 
 
-def trainer_of_turns(folder: Path) -> psutil.Process | None:
-    """The program in which trainings of a sweep take turns."""
-    turns = str(folder / ".ft_dagster/work/experiments/sweep-")
-    for process in programs_of(folder):
-        words = process.info["cmdline"]
-        if "ft_dagster.launch.supervisor" not in words and any(word.startswith(turns) for word in words):
-            return process
-    return None
+def test_a_defect_fails_its_run_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def chain(workspace: Any, _: Any) -> Any:
+        raise OSError("the store is gone")
+
+    monkeypatch.setattr(experiments, "run_chain", chain)
+    monkeypatch.setattr(experiments, "workspace_of", lambda *_: None)
+    run = ExperimentRun(1, "1", {})
+    carried(cast(Any, SimpleNamespace(log=tmp_path / "log")), run, Limits())
+    assert (run.status, run.error) == (
+        "failed",
+        f"OSError: the store is gone. See {tmp_path / 'log'}",
+    )
 
 
 @pytest.mark.long
-def test_runs_that_have_room_for_one_training_take_turns_and_make_what_they_make_alone(
+def test_runs_that_have_room_for_one_training_make_what_they_make_side_by_side(
     swept: tuple[Path, dict[str, Any]], tmp_path: Path, tiny_model_folder: Path
 ) -> None:
     alone = {run["name"]: run for run in swept[1]["runs"]}
-    folder = in_turn(tmp_path / "project", tiny_model_folder)
+    folder = of_one_room(tmp_path / "project", tiny_model_folder)
     code, stdout, stderr = command(folder, *SWEEP, "--at-once", "3")
     assert code == 0, stderr
-    assert "runs 1, 2, 3 take turns on one loaded base" in stderr
     runs = document_in(stdout)["runs"]
     assert [run["status"] for run in runs] == [run["status"] for run in alone.values()]
     for run in runs[:3]:
@@ -442,14 +447,12 @@ def test_runs_that_have_room_for_one_training_take_turns_and_make_what_they_make
     for run in runs:
         assert run["curve"] == alone[run["name"]]["curve"]
     assert programs_of(folder) == []
-    log = (load_settings(folder).work_folder / "experiments" / f"{KEY}.log").read_text("utf-8")
-    assert log.count("takes its turn on the base that is loaded") == 2
 
 
 @pytest.mark.long
-def test_of_runs_that_take_turns_one_that_fails_fails_alone(tmp_path: Path, tiny_model_folder: Path) -> None:
+def test_of_runs_that_wait_for_one_another_one_fails_alone(tmp_path: Path, tiny_model_folder: Path) -> None:
     """At a rate of 1 such a decay takes each weight to -9 times what it was."""
-    folder = in_turn(tmp_path / "project", tiny_model_folder)
+    folder = of_one_room(tmp_path / "project", tiny_model_folder)
     fields = ("learning_rate=5e-3,1,1e-4", "weight_decay=10", "max_steps=40")
     sets = [word for field in fields for word in ("--set", f"training.{field}")]
     code, stdout, stderr = command(folder, "sweep", "acme.places", *sets, "--json", "--at-once", "3")
@@ -457,35 +460,3 @@ def test_of_runs_that_take_turns_one_that_fails_fails_alone(tmp_path: Path, tiny
     runs = document_in(stdout)["runs"]
     assert [run["status"] for run in runs] == ["done", "failed", "done"]
     assert "training.learning_rate" in runs[1]["error"]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("ended", ["the program", "the command"])
-def test_trainings_whose_turns_are_cut_short_go_on_and_come_out_the_same(
-    swept: tuple[Path, dict[str, Any]], tmp_path: Path, tiny_model_folder: Path, ended: str
-) -> None:
-    """The program: each run then trains by itself. The command: called again, it goes on with the turns."""
-    alone = {run["name"]: run for run in swept[1]["runs"]}
-    folder = in_turn(tmp_path / "project", tiny_model_folder)
-    process = start(folder, *SWEEP, "--at-once", "3")
-    runs = load_settings(folder).work_folder / "runs" / str(KEY)
-    until(
-        lambda: len(list(runs.glob("fine_tuned_model-*/output/checkpoints/checkpoint-*/checkpoint.json"))) > 4
-    )
-    trainer = present(trainer_of_turns(folder))
-    if ended == "the program":
-        trainer.kill()
-        stdout, stderr = process.communicate(timeout=400)
-        assert process.returncode == 0, stderr
-    else:
-        os.kill(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert programs_of(folder) == []
-        assert [run["status"] for run in registry(folder)] == ["running"] * 3 + ["waiting"]
-        stdout = said_by(folder, *SWEEP, "--at-once", "3")
-    made = document_in(stdout)["runs"]
-    for run in made[:3]:
-        for stage in ("fine_tuned_model", "evaluation"):
-            assert run["digests"][stage] == alone[run["name"]]["digests"][stage], stage
-    assert not list(runs.iterdir())

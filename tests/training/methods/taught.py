@@ -12,7 +12,7 @@ import torch
 from ft_dagster.errors import UserError
 from ft_dagster.models.quantize import quantization_config, quantization_of, settle_quantized
 from ft_dagster.training import checkpoints
-from ft_dagster.training.__main__ import train_all
+from ft_dagster.training.__main__ import train_run
 from ft_dagster.training.arguments import training_arguments
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console
@@ -62,7 +62,7 @@ def prepared(runs: Runs, name: str, method: str, base: dict[str, Any] | None = N
 
 def train(run_folder: Path) -> dict[str, Any]:
     """Train to the end; the figures."""
-    assert train_all(read_run(run_folder), Console(), Stop()) == 0, result_of(run_folder)
+    assert train_run(read_run(run_folder), Console(), Stop()) == 0, result_of(run_folder)
     return result_of(run_folder)["figures"]
 
 
@@ -82,7 +82,7 @@ def resume_earlier(run_folder: Path) -> None:
 def failure(run_folder: Path) -> dict[str, Any]:
     """The error of a run that must exit with 2: of a member, or of run.json before there is one."""
     try:
-        assert train_all(read_run(run_folder), Console(), Stop()) == 2
+        assert train_run(read_run(run_folder), Console(), Stop()) == 2
     except UserError as error:
         return error.as_dict()
     return result_of(run_folder)["error"]
