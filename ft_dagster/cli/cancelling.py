@@ -92,12 +92,12 @@ def _named(instance: DagsterInstance, settings: Settings, name: str) -> list[Lau
             declarations_in(settings).file(key)
         return runs
     run = run_named(instance, name) if len(name) >= LEAST else None
-    key = None if run is None else variant_in(run.tags)
-    if run is None or key is None:
+    of = None if run is None else variant_in(run.tags)
+    if run is None or of is None:
         problem = "no variant's run has this id" if len(name) >= LEAST else "too short for a run's id"
         fix = "Name a variant as tenant.variant, or a run by the id that `ft-dagster run` and the UI show"
         raise UserError(problem, field="RUN", value=name, fix=fix)
-    return [Launched(key, run.run_id)]
+    return [Launched(of, run.run_id)]
 
 
 def _came_of(instance: DagsterInstance, settings: Settings, run: Launched, asked: bool) -> _CameOf:
