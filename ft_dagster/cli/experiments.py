@@ -121,7 +121,8 @@ def sweep(
         tried = sweeps.sweep(
             settings, declared, sets, say, runs=runs, seed=seed, budget=given, at_once=at_once
         )
-    winner = (ranking := sweeps.rank(tried.runs)).winner
+    ranking = sweeps.rank(tried.runs)
+    winner = ranking.winner
     document = tried.as_dict() | {
         "ranking": [run.number for run in ranking.runs],
         "ranked_by": ranking.by,

@@ -14,7 +14,8 @@ def known_zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, or too long for a file's name
-        cities = [zone for zone in sorted(available_timezones()) if zone.split("/")[-1] == name.title()]
+        city = name.strip().replace(" ", "_").title()
+        cities = [zone for zone in sorted(available_timezones()) if zone.split("/")[-1] == city]
         fix = f"Did you mean {cities[0]}?" if cities else "Write it as Europe/Berlin or UTC"
         raise PydanticCustomError("zone", "not an IANA time zone", {"fix": fix}) from None
     return name

@@ -27,10 +27,12 @@ from ft_dagster.fleet.refresh.sync_declarations import notice
 from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import FleetRow
 from ft_dagster.fleet.table.version import Gain, KnownVersion
+from ft_dagster.launch.leases import of_host
 from ft_dagster.lineage.release import ReleaseRequest, rollback
 from ft_dagster.lineage.stale import field_changed
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import Declarations
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec.variant import ResourcesSpec
 from tests.automation.declarations import declare
 from tests.releases import adapter, release
 
@@ -166,6 +168,14 @@ def test_why_a_job_waits_in_a_cluster_is_said_as_run_and_the_fleet_page_say_it(p
     (project / "ft_dagster.yaml").write_text("ray: {}\n")
     done = CliRunner().invoke(app, ["--project", str(project), "gpus"])
     assert f"acme.running waits: {line}" in " ".join(done.output.split())
+
+
+def test_gpus_says_how_a_run_that_holds_a_device_is_ended(project: Path) -> None:
+    shown = [CliRunner().invoke(app, ["--project", str(project), "gpus"]).output]
+    leases = of_host(load_settings(project).host)
+    with leases.acquire(leases.ask_of(VariantKey.parse("acme.running"), ResourcesSpec(cpu_slots=1))):
+        shown.append(CliRunner().invoke(app, ["--project", str(project), "gpus"]).output)
+    assert ["ft-dagster cancel VARIANT|RUN" in each for each in shown] == [False, True]
 
 
 def test_what_a_person_rolls_back_ends_no_run(project: Path) -> None:

@@ -94,9 +94,11 @@ OPENING = "opening.lock"
 OPENING_PATIENCE = 120.0  # seconds
 POSTGRES = "dagster_postgres"
 # Of Dagster, between what a step says of its next try and that try.
-TRIED_AGAIN = tuple(
-    getattr(dg.DagsterEventType, name)
-    for name in ("STEP_UP_FOR_RETRY", "HOOK_SKIPPED", "STEP_START", "STEP_RESTARTED")
+TRIED_AGAIN = (
+    dg.DagsterEventType.STEP_UP_FOR_RETRY,
+    dg.DagsterEventType.HOOK_SKIPPED,
+    dg.DagsterEventType.STEP_START,
+    dg.DagsterEventType.STEP_RESTARTED,
 )
 LAST_EVENTS = 12  # that are looked through for it
 SAID = 300  # characters of why an instance cannot be opened

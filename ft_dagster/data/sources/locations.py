@@ -28,8 +28,9 @@ from ft_dagster.errors import UserError, in_one_line
 from ft_dagster.files import expanded, special_kind
 from ft_dagster.roots import Roots, of_elsewhere, outside
 from ft_dagster.spec.data import SourceSpec
-from ft_dagster.store.blobs import S3_CONFIG, S3_TRIES
+from ft_dagster.store.blobs import S3_CONFIG
 
+S3_TRIES = 2  # of s3fs, which alone asks again for an answer that is cut off; a store's transfers do so too
 TYPES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",

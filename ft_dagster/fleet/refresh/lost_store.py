@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.table.table import FleetTable
-from ft_dagster.store import SHARED, Store, outage
+from ft_dagster.store import SHARED, Store, outage, unreachable
 
 KNOWN = "store"  # of the table: address of the store that held something, or may be empty
 PARTS = ("tenants", SHARED)
@@ -48,5 +48,6 @@ def _holds_something(store: Store) -> bool:
     except Exception as error:  # of a file system, or of S3's client
         from ft_dagster.fleet.refresh.from_store import said_of  # the stages, which take a while to import
 
-        fix = f"{outage(error).fix}; until then nothing is decided by it"
+        way_out = outage(error).fix if unreachable(error) else "Mend it; the next tick reads it again"
+        fix = f"{way_out}; until then nothing is decided by it"
         raise UserError(said_of(error), file=store.url, field="store", fix=fix) from error

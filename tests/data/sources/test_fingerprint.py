@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from ft_dagster.data.sources.fingerprint import check_unchanged, fingerprint, fingerprint_sources
-from ft_dagster.data.sources.locations import DeclaredAt
+from ft_dagster.data.sources.locations import DeclaredAt, s3
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.hash_cache import cached_sha256
 from ft_dagster.spec.data import SourceSpec
@@ -39,6 +41,26 @@ def test_s3_objects_are_named_by_address_size_and_etag(project: Path, put: Any) 
     put("fp/rows.jsonl", b'{"text": "b"}\n')
     [after] = fingerprint(source, project)
     assert after["etag"] != before["etag"]
+
+
+@pytest.mark.slow
+def test_an_answer_of_s3_that_is_cut_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        bodies = [b"all", b"all of it"]
+
+        def answer() -> None:
+            while bodies:
+                asking, _ = server.accept()
+                with asking:
+                    body = b"" if asking.recv(65536).startswith(b"HEAD") else bodies.pop(0)
+                    head = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\nETag: "1"\r\n\r\n'
+                    asking.sendall(head + body)
+
+        Thread(target=answer, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "a-key")
+        assert s3().cat_file("bucket/rows.jsonl") == b"all of it"
 
 
 def test_a_hub_data_set_at_a_commit_needs_no_hub(project: Path) -> None:

@@ -120,6 +120,20 @@ def test_a_beginning_is_remembered_only_where_scores_are_those_of_whole_question
     assert scores == pytest.approx(alone(model, tiny_tokenizer, asked), abs=1e-3)
 
 
+def test_local_attention_shares_nothing_where_its_window_is_longer_than_what_is_tried(
+    tiny_tokenizer: Any,
+) -> None:
+    """Its cache takes such layers for others, and a text shorter than the window shows no difference."""
+    model = architecture(
+        "GPTNeo", hidden_size=32, num_layers=2, num_heads=4, window_size=256,
+        attention_types=[[["global", "local"], 1]],
+    )(tiny_tokenizer)  # fmt: skip
+    lm, scores = ask(model, tiny_tokenizer, ASKED)
+    assert not lm.begins
+    assert not lm.shares
+    assert scores == pytest.approx(alone(model, tiny_tokenizer, ASKED), abs=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["nf4", "int8", "prompt", "prefix", "lora"])
 def test_beside_an_adapter_too(
     kind: str, tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path
