@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ft_dagster.program import Progress
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stage_entries import FINE_TUNED_MODEL
 
 
 class ProgramNow(NamedTuple):
@@ -23,7 +24,7 @@ def program_now(settings: Settings, key: VariantKey, since: float = 0.0) -> Prog
     """Return how far the program of a variant is; nothing where it wrote that before `since` (seconds since
     1970) or was just removed.
     """
-    files = _outputs(settings, key, "progress.json")
+    files = _files(settings, key, "*/output/progress.json")
     written, newest = files[-1] if files else (0.0, None)
     if newest is None or written < since:
         return ProgramNow()
@@ -35,20 +36,25 @@ def program_now(settings: Settings, key: VariantKey, since: float = 0.0) -> Prog
     return ProgramNow(newest.parents[1].name.rpartition("-")[0], progress)
 
 
-def newest_checkpoint(settings: Settings, key: VariantKey) -> int | None:
-    """Return the step of the newest checkpoint of a variant on this host; None without one."""
+def newest_checkpoint(settings: Settings, key: VariantKey, since: float) -> int | None:
+    """Return the step of the newest checkpoint on this host of the training that a variant came to since then
+    (seconds since 1970), whichever run made it; None without one.
+    """
+    from ft_dagster.launch.launcher import OUTPUT, RUN_FILE
     from ft_dagster.training.checkpoints import complete
     from ft_dagster.training.contract import CHECKPOINTS
 
-    roots = _outputs(settings, key, CHECKPOINTS)
-    found = complete(roots[-1][1]) if roots else []
+    asked = _files(settings, key, f"{FINE_TUNED_MODEL.name}*/{RUN_FILE}")  # written anew at each start
+    if not asked or asked[-1][0] < since:
+        return None
+    found = complete(asked[-1][1].parent / OUTPUT / CHECKPOINTS)
     return found[-1].step if found else None
 
 
-def _outputs(settings: Settings, key: VariantKey, name: str) -> list[tuple[float, Path]]:
-    """Return what a variant's programs wrote by this name, with the time of it, the oldest first."""
+def _files(settings: Settings, key: VariantKey, pattern: str) -> list[tuple[float, Path]]:
+    """Return the files in the folders of a variant's programs, with the time of each, the oldest first."""
     found = []
-    for file in (settings.work_folder / "runs" / str(key)).glob(f"*/output/{name}"):
+    for file in (settings.work_folder / "runs" / str(key)).glob(pattern):
         try:
             found.append((file.stat().st_mtime, file))
         except FileNotFoundError:  # just removed

@@ -111,8 +111,8 @@ def _came_of(instance: DagsterInstance, settings: Settings, run: Launched, asked
     from ft_dagster.automation.running import newest_checkpoint
 
     run = newest_try(instance, run)
-    status, step = status_of(instance, run).value, current_step(instance, run.run_id)[0]
-    kept = newest_checkpoint(settings, run.key) if step == FINE_TUNED_MODEL.name else None
+    status, (step, since) = status_of(instance, run).value, current_step(instance, run.run_id)
+    kept = newest_checkpoint(settings, run.key, since) if step == FINE_TUNED_MODEL.name else None
     ended, said = not unfinished(instance, [run]), f"{run.key}: run {run.run_id[:8]}"
     if not ended:
         said += " was asked to end and has not yet: call this again, or see its page in the UI"

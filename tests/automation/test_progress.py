@@ -12,10 +12,12 @@ import pytest
 
 from ft_dagster.assets.failures import failures, run_again_where_unreported
 from ft_dagster.automation.processes.instance import current_step, said_of_step
-from ft_dagster.automation.running import program_now
+from ft_dagster.automation.running import newest_checkpoint, program_now
 from ft_dagster.report.sentences.progress import in_words
 from ft_dagster.settings import Retries, load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.training import checkpoints
+from ft_dagster.training.contract import CHECKPOINTS
 
 KEY = VariantKey("acme", "support")
 
@@ -31,6 +33,24 @@ def test_a_program_that_ended_before_the_step_began_says_nothing_of_it(tmp_path:
     assert (stage, in_words(progress)) == ("fine_tuned_model", "step 3 of 9")
     os.utime(file, (0, 0))
     assert program_now(settings, KEY, time.time() - 60).progress == {}
+
+
+def test_a_checkpoint_is_that_of_the_training_that_was_asked_for_last(tmp_path: Path) -> None:
+    (tmp_path / "tenants").mkdir()
+    settings, began = load_settings(tmp_path), time.time() - 60
+    runs = settings.work_folder / "runs" / str(KEY)
+    for key, step in (("older", 7), ("newer", 3)):
+        folder = runs / f"fine_tuned_model-{key}"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text("{}")
+        if key == "newer":
+            assert newest_checkpoint(settings, KEY, began) is None  # it waits for a device
+        kept = checkpoints.folder_of(folder / "output" / CHECKPOINTS, step)
+        kept.mkdir(parents=True)
+        checkpoints.commit(kept, step, "a recipe", None)
+        os.utime(folder / "run.json", (began + step * (key == "newer"),) * 2)
+    assert newest_checkpoint(settings, KEY, began) == 3
+    assert newest_checkpoint(settings, KEY, time.time()) is None
 
 
 def test_the_time_left_goes_on_between_two_batches_and_so_does_the_wait_for_the_first(tmp_path: Path) -> None:
