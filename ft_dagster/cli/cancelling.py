@@ -88,7 +88,7 @@ def _named(instance: DagsterInstance, settings: Settings, name: str) -> list[Lau
 
     if "." in name:
         key = VariantKey.parse(name)
-        if not (runs := unfinished_of(instance, key)):
+        if not (runs := unfinished_of(instance, settings, key)):
             declarations_in(settings).file(key)
         return runs
     run = run_named(instance, name) if len(name) >= LEAST else None

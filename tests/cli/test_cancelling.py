@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ft_dagster.automation.processes.instance import failure_of, open_instance
 from ft_dagster.automation.run_launcher import here, tell_launch
-from ft_dagster.automation.tags import NOBODY, VARIANT
+from ft_dagster.automation.tags import NOBODY, PROJECT_VARIANT, VARIANT
 from ft_dagster.cli import app
 from ft_dagster.dagster_private import EngineEventData
 from ft_dagster.report.sentences.next_step import next_of_state
@@ -93,6 +93,17 @@ def test_a_name_that_nothing_has_is_refused(project: Path, instance: dg.DagsterI
 def test_a_run_of_no_variant_is_refused_by_its_id(project: Path, instance: dg.DagsterInstance) -> None:
     run = instance.create_run_for_job(variant_chain, status=STATUS.STARTED, tags={VARIANT: NOBODY})
     assert "no variant's run has this id" in str(cancel(project, run.run_id).exception)
+
+
+def test_another_projects_variant_of_this_name_on_the_instance_goes_on(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    theirs, ours = (run_of(instance, STATUS.QUEUED) for _ in range(2))
+    for run, folder in ((theirs, project / "elsewhere"), (ours, project)):
+        instance.add_run_tags(run.run_id, {PROJECT_VARIANT: f"{folder}:{KEY}"})
+    done = cancel(project, KEY, "--json")
+    assert [run["run_id"] for run in json.loads(done.stdout)["runs"]] == [ours.run_id]
+    assert present(instance.get_run_by_id(theirs.run_id)).status == STATUS.QUEUED
 
 
 def test_after_a_cancellation_nothing_is_to_be_mended(instance: dg.DagsterInstance) -> None:

@@ -18,7 +18,7 @@ from ft_dagster.assets.release import put_into_production, release_event
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.processes import unfinished as unfinished_runs
 from ft_dagster.automation.run_launcher import LAUNCHER, MONITORING, process_of
-from ft_dagster.automation.tags import TENANT, VARIANT, variant_tags
+from ft_dagster.automation.tags import NOBODY, PROJECT_VARIANT, TENANT, VARIANT, variant_tags
 from ft_dagster.dagster_private import (
     PARTITION,
     RETRIED_BY,
@@ -298,16 +298,18 @@ def _end_without_process(instance: dg.DagsterInstance, run_id: str) -> None:
         instance.report_run_canceled(run)
 
 
-def unfinished_of(instance: dg.DagsterInstance, key: VariantKey) -> list[Launched]:
+def unfinished_of(instance: dg.DagsterInstance, settings: Settings, key: VariantKey) -> list[Launched]:
     """Return the runs of a variant that wait, are in progress or are to be run again, of whichever assets and
-    whoever submitted them; the oldest first.
+    whoever submitted them; the oldest first. None of another project's variant of this name on the instance.
     """
     tags = {VARIANT: str(key)}
     statuses = [*unfinished_runs.WAITING, *unfinished_runs.IN_PROGRESS]
     runs = list(instance.get_runs(dg.RunsFilter(tags=tags, statuses=statuses), ascending=True))
     killed = instance.get_runs(dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
     runs += [run for run in killed if unfinished_runs.awaits_retry(instance, run)]
-    return [Launched(key, run.run_id) for run in runs]
+    named = {run.run_id: run.tags.get(PROJECT_VARIANT, NOBODY).removesuffix(f":{key}") for run in runs}
+    here = {NOBODY} | {each for each in named.values() if Path(each).resolve() == settings.project.resolve()}
+    return [Launched(key, run.run_id) for run in runs if named[run.run_id] in here]
 
 
 def unfinished(instance: dg.DagsterInstance, launched: Sequence[Launched]) -> list[Launched]:
