@@ -6,7 +6,8 @@ RUN := $(BIN)/ft-dagster --project $(DEMO)
 # What tests make goes into memory where that has room and runs programs: each commit of a store waits for its disk.
 ROOM := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -1)
 IN_MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && ! grep -q " /dev/shm .*noexec" /proc/mounts && echo TMPDIR=/dev/shm)
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+WORKERS := 2  # one a core; `test` has one more: a sixth of its time is waiting for programs
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Where it is set, each of the hundreds of programs that tests start compiles the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 HANGS := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true  # a test that does not end fails by its name
@@ -43,6 +44,7 @@ docs: install  ## the documentation as a site, site/index.html; a dead link or a
 screenshots: install  ## the pictures of docs/ui.md, after `make demo`; needs Chromium
 	$(BIN)/python -m tests.e2e.screenshots $(DEMO)
 
+test: WORKERS := 3
 test: install  ## what CI runs
 	$(IN_MEMORY) $(PYTEST) $(HANGS) -m "not long"
 

@@ -1,7 +1,6 @@
 """Names what takes longest: it is tested first, so that no worker of pytest-xdist is left alone with it."""
 
 LONGEST = (
-    "e2e/test_instance",
     "training/test_ranks",
     "automation/experiments/",
     "compat/",

@@ -336,6 +336,7 @@ def test_what_a_scaffold_is_given_counts_from_the_current_folder(
         ProjectParams(base_model="./model", data="rows.jsonl", variant="acme.first")
 
 
+@pytest.mark.long
 def test_the_coordinator_finds_the_project_of_a_run_by_its_assets(tmp_path: Path) -> None:
     one = declared(tmp_path / "one", "acme.support")
     folder = host(tmp_path / "host", {"project": str(one), "key_prefix": "support"})

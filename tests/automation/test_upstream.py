@@ -196,6 +196,7 @@ def test_each_partition_that_was_materialized_is_read(host: HostProject) -> None
     assert said == ["monday", "tuesday"]
 
 
+@pytest.mark.long
 def test_what_cannot_be_taken_over_is_said_in_one_line(host: HostProject) -> None:
     assert "warehouse/tickets" in failure_of(host.run(SNAPSHOT))
     assert "it was never materialized" in failure_of(host.run(SNAPSHOT))

@@ -81,6 +81,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_it_builds_and_every_link_of_every_page_leads_somewhere(site: Path) -> None:
     pages = {file.relative_to(site).as_posix() for file in site.rglob("*.html")}
     assert {"README.html", "docs/tutorial.html", "docs/reference/python.html"} <= pages

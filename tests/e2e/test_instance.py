@@ -44,6 +44,7 @@ def ft_dagster(folder: Path, *arguments: str, check: bool = True) -> subprocess.
     return result
 
 
+@pytest.mark.long
 def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back(folder: Path) -> None:
     settings = load_settings(folder)
     environment = command_environment(folder) | write_home(settings)

@@ -333,6 +333,7 @@ def test_the_table_tells_who_holds_who_waits_since_when_and_why(
     assert waiter.why == "a test: needs 3, 1 free for it"
 
 
+@pytest.mark.long
 def test_thirty_jobs_on_three_slots_are_never_over_booked(tmp_path: Path, start: Start) -> None:
     jobs = [start("job.py", tmp_path, 3, 1 + number % 3) for number in range(30)]
     assert [job.wait(timeout=120) for job in jobs] == [0] * 30

@@ -100,6 +100,7 @@ def evaluated(store: Store) -> None:
     record_try(store, PREFIX, weights, "questions", try_of(store, PREFIX, weights, "questions"))
 
 
+@pytest.mark.long
 def test_what_a_run_asks_for_does_not_grow_with_history(site: Site, tmp_path: Path) -> None:
     """Of a host that looked at the variant before, after another host released a version."""
     asked: dict[str, dict[int, tuple[Counter[str], int]]] = {}

@@ -79,7 +79,7 @@ def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], t
     assert "instead of" in tight.chosen.resolved.reasons.of("training.gradient_checkpointing").reason
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_roomy_gpu_takes_the_same_batch_in_larger_parts(small: dict[str, Any], tmp_path: Path) -> None:
     one, open_ = (
         recommend_method(

@@ -124,6 +124,7 @@ def test_scores_of_whole_rows_are_in_the_memory_of_a_base_without_sdpa(eager: Pa
     assert found - fused > 2 * scores
 
 
+@pytest.mark.long
 def test_a_plan_says_what_scores_take_of_a_base_without_sdpa(eager: Path, small: PlanContext) -> None:
     known = given(replace(small, architecture=eager), 400)
     plan = make_plan(spec(method="lora"), known, replace(small, architecture=eager))

@@ -116,7 +116,7 @@ def test_nothing_that_a_run_leaves_behind_has_them(
     assert files_with(SECRET, *left) == [stored / "planted"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tenants_runs_ask_for_nothing_beyond_the_places_that_docs_deploy_names(
     shop: Workshop, s3_server: S3Server, tmp_path: Path
 ) -> None:

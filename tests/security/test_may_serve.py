@@ -98,6 +98,7 @@ def put_into_store(store: Path, change: Callable[[dict[str, Any]], None], versio
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
 
 
+@pytest.mark.long
 def test_a_child_of_a_rolled_back_parent_is_refused_by_command_and_run_and_shown(
     project: Path, tmp_path: Path
 ) -> None:

@@ -130,6 +130,7 @@ def test_what_was_rolled_back_is_not_published(project: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_version_made_on_a_parent_that_was_rolled_back_is_not_released_without_a_named_approver(
     project: Path,
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_released_version_keeps_its_try_and_needs_no_run_and_the_next_retrain_
     assert verdict(project).tries == 1
 
 
+@pytest.mark.long
 def test_a_loser_that_is_asked_the_same_or_almost_after_a_release_is_no_first_try(project: Path) -> None:
     """8 right answers more than the base: shown at the first try (6), and not at the sixth (10)."""
     shares = {"base": 0.0, "first": 1.0, "lost": right(8), "won": right(100)}

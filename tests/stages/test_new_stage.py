@@ -143,6 +143,7 @@ def with_the_stage(folder: Path) -> set[str]:
     return {"stages/word_count.py", *EDITS}
 
 
+@pytest.mark.long
 def test_a_stage_of_four_files_is_an_asset_with_figures_and_known_to_audit_and_costs(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:

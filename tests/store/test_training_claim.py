@@ -108,7 +108,7 @@ def committed_by(site: Site) -> str:
     return artifact.read(site.store, "payload/weights").decode()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @mostly_on_a_folder
 def test_a_run_that_was_stopped_past_its_expiry_ends_and_commits_nothing(site: Site, runs: list[Run]) -> None:
     runs.append(stopped := Run(site, "stopped", seconds=600.0))
@@ -166,7 +166,7 @@ def test_a_run_that_was_killed_is_taken_over_after_its_expiry(site: Site, runs: 
     assert committed_by(site) == "other"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @mostly_on_a_folder
 def test_a_run_that_is_said_to_have_ended_is_waited_for_while_it_gives_signs_of_life(
     site: Site, runs: list[Run]

@@ -40,9 +40,9 @@ def forked_if_asked(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixtur
     ("precision", "threads"),
     [
         pytest.param("fp32", 1, marks=pytest.mark.long),
-        ("bf16", 2),
+        pytest.param("bf16", 2, marks=pytest.mark.long),
         pytest.param("fp32", 2, marks=pytest.mark.long),
-        pytest.param("bf16", 1, marks=pytest.mark.long),
+        ("bf16", 1),
     ],
 )
 def test_a_forked_trainer_trains_the_same_weights(

@@ -188,7 +188,7 @@ def large(tmp_path: Path, tiny_model_folder: Path) -> Runs:
     return Runs(tmp_path, tiny_model_folder, mixture)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_measures_within_its_budget_on_the_same_examples_at_each_look(large: Runs) -> None:
     folder = large.prepare()
     assert train(folder) == 0
