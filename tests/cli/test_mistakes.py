@@ -51,7 +51,7 @@ DECLARATIONS = {  # added to a declaration, or put in place of a part -> what is
     "data/rows.jsonl->data/bars.csv": "rated by bars, not by commas. Save it with commas between the columns",
     "data/rows.jsonl->data/commas.tsv": "separated by commas, not by tabs. Name it .csv",
     "data/rows.jsonl->data/unclosed.csv": "malformed line: a quote is never closed. Mend the quotes of this",
-    "data/rows.jsonl->data/ended.jsonl": "malformed line: Extra data. Remove the comma at its end",
+    "data/rows.jsonl->data/ended.jsonl": "a comma stands behind the row. Remove the comma at its end",
     "retrain: {timezone: Berlin}": "not an IANA time zone (got 'Berlin'). Did you mean Europe/Berlin?",
     "retrain: {timezone: Entenhausen}": "Write it as Europe/Berlin or UTC",
     "description: d->description: 2026-01-01": "(got '2026-01-01'). Put it in quotes, so that it is a text",

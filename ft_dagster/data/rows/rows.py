@@ -305,7 +305,7 @@ def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, object]:
             fix = f"Did you mean {columns_of(close)}?" if close else f"The row has: {columns_of(known)}"
             if ours in raw.fields:
                 fix = f"Write the name of this project first: {theirs}: {ours}"
-            raise raw.error("no such column", fix, field=f"{field}.fields.{ours}", value=theirs)
+            raise raw.lacks("no such column", fix, field=f"{field}.fields.{ours}", value=theirs)
         fields[ours] = raw.fields[theirs]
     for column in moved_columns(names) if names else ():
         del fields[column]

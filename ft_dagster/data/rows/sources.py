@@ -13,7 +13,7 @@ from ft_dagster.data.sources.formats import detect_format, refuse_unlearned, ref
 from ft_dagster.data.sources.hub import hub_errors, pin_revision
 from ft_dagster.data.sources.locations import NOWHERE, DeclaredAt, data_files, is_hub, s3_errors
 from ft_dagster.data.sources.plain_sets import foreign_files, media_columns
-from ft_dagster.data.sources.readers import RawRow, read_file
+from ft_dagster.data.sources.readers import LackedColumns, RawRow, read_file
 from ft_dagster.data.sources.transform import transformed
 from ft_dagster.errors import UserError
 from ft_dagster.extras import of_train
@@ -71,8 +71,9 @@ def read_rows(
 def _with_count(
     error: UserError, first: RawRow, before: int, more: Iterator[RawRow], check: Callable[[RawRow], Row]
 ) -> UserError:
-    """Return the error of a row with how many rows of its file have it, and which are the first. `before`:
-    rows of the file before it; `more`: those that follow, of which MOST_COUNTED are read.
+    """Return the error of a row with how many rows of its file have it, and which are the first; of columns
+    that all of them lack, that of the file. `before`: rows of the file before it; `more`: those that follow,
+    of which MOST_COUNTED are read.
     """
     lines, number, ended = [first.line], before + 1, False
     with suppress(UserError):  # of a file that cannot be read further
@@ -87,6 +88,9 @@ def _with_count(
         else:
             ended = True
     if len(lines) == 1:
+        return error
+    if 1 < len(lines) == number and isinstance(error, LackedColumns):
+        error.line = None
         return error
     read = f"{number:,} rows" if ended else f"the first {number:,} rows"
     unit, named = "rows" if first.columnar else "lines", ", ".join(map(str, lines[:NAMED]))

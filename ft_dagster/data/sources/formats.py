@@ -75,7 +75,17 @@ def detect_format(raw: RawRow, fields: dict[str, object], field: str) -> str:
     if "content" in fields:
         return "text"
     fix = f"The row has: {columns_of(fields)}. Rename its columns with `fields`, to one of: {KNOWN}"
-    raise raw.error("the row's format is not known", fix, field=f"{field}.format")
+    inside = next((name for name, value in fields.items() if _are_rows(value)), None)
+    if inside is not None:
+        fix = f"Its rows stand inside the field {columns_of([inside])}: write that list alone into the file"
+    raise raw.lacks("the row's format is not known", fix, field=f"{field}.format")
+
+
+def _are_rows(value: object) -> bool:
+    """Say whether a cell is a list of rows, and no conversation."""
+    turns = {READ[0], READ_OF_SHAREGPT[0]}
+    objects = isinstance(value, list) and all(isinstance(each, dict) and each for each in value)
+    return objects and bool(value) and not any(turns & each.keys() for each in value)
 
 
 def parse_row(raw: RawRow, fields: dict[str, object], format: str, system: str | None, field: str) -> Content:
@@ -86,9 +96,9 @@ def parse_row(raw: RawRow, fields: dict[str, object], format: str, system: str |
         what = (
             "a row without a completion" if missing[-1] in ("completion", "output") else "a column is missing"
         )
-        raise raw.error(
-            what, f"A row of format {format} needs it; it has: {columns_of(fields)}", field=missing[-1]
-        )
+        fix = f"A row of format {format} needs it; it has: {columns_of(fields)}"
+        raised = raw.error if missing[-1] in fields else raw.lacks
+        raise raised(what, fix, field=missing[-1])
     content = PARSERS[format](raw, fields)
     if content.kind == "messages":
         messages = content.messages

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
+from ft_dagster.data.sources.json_faults import fault_of_json
 from ft_dagster.data.sources.locations import DataFile
 from ft_dagster.errors import UserError
 from ft_dagster.extras import of_train
@@ -51,6 +52,14 @@ class RawRow(NamedTuple):
         `kind_of`, of the row its `columns_of`.
         """
         return UserError(problem, fix=fix, file=self.file, line=self.line, field=field, value=value)
+
+    def lacks(self, problem: str, fix: str, *, field: str, value: object = None) -> UserError:
+        """Return an error, as `error` does, of columns that the row lacks."""
+        return LackedColumns(problem, fix=fix, file=self.file, line=self.line, field=field, value=value)
+
+
+class LackedColumns(UserError):
+    """Signals columns that a row lacks: where all rows of a file lack them, the file does."""
 
 
 def kind_of(cell: object) -> str:
@@ -140,9 +149,7 @@ def _parsed(file: DataFile, number: int, line: str) -> RawRow:
     try:
         fields = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        what = getattr(error, "msg", "not JSON")
-        comma = line.rstrip().endswith(",")
-        fix = "Remove the comma at its end" if comma else "Mend the line: one JSON object a line"
+        what, fix = fault_of_json(error, line)
         raise UserError(f"malformed line: {what}", file=file.name, line=number, fix=fix) from None
     return _object(file, number, fields)
 
@@ -164,6 +171,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, object]:
 def _object(file: DataFile, number: int, fields: Any) -> RawRow:
     if not isinstance(fields, dict):
         fix = "Each row is a JSON object with named fields"
+        if isinstance(fields, list) and file.type == "jsonl":
+            fix = "Name the file .json where it is one list of rows: a line of .jsonl is one JSON object"
         problem = f"malformed row: not an object but {kind_of(fields)}"
         raise UserError(problem, file=file.name, line=number, fix=fix)
     return RawRow(fields, file.name, number)
@@ -186,8 +195,8 @@ def _read_json(file: DataFile) -> Iterator[RawRow]:
     try:
         rows = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        at, what = getattr(error, "lineno", None), getattr(error, "msg", "not JSON")
-        raise UserError(f"malformed JSON: {what}", file=file.name, line=at, fix="Mend the file") from None
+        (what, fix), at = fault_of_json(error, text), getattr(error, "lineno", None)
+        raise UserError(f"malformed JSON: {what}", file=file.name, line=at, fix=fix) from None
     for number, fields in enumerate(rows, 1):
         yield _object(file, number, fields)
 
@@ -206,8 +215,9 @@ def _read_csv(file: DataFile, delimiter: str = DELIMITERS["csv"]) -> Iterator[Ra
     try:
         for number, cells in read_cells((line for _, line in _lines(file)), delimiter):
             if header is None:
-                header = _header(file, cells, delimiter)
+                header = _header(file, cells)
                 continue
+            _refuse_separator(file, header, cells, delimiter)
             if len(cells) != len(header):
                 problem = f"malformed line: {len(cells)} cells under {len(header)} columns"
                 fix = "Quote cells that hold a comma or a line break"
@@ -244,16 +254,23 @@ def read_cells(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}  # the likeliest first
 
 
-def _header(file: DataFile, cells: list[str], delimiter: str) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    others = [each for each in SEPARATORS if each != delimiter and each in cells[0]]
-    other = others[0] if others and len(names) == 1 else None
-    if other is not None:
-        right = SEPARATORS[delimiter]
+def _refuse_separator(file: DataFile, header: list[str], cells: list[str], delimiter: str) -> None:
+    """Raise UserError where the one column of a table is several, parted by another separator in its name as
+    in this row.
+    """
+    if len(header) > 1:
+        return
+    [name], row, right = header, delimiter.join(cells), SEPARATORS[delimiter]
+    parted = (each for each in SEPARATORS if each != delimiter and each in name)
+    if (other := next((each for each in parted if row.count(each) == name.count(each)), None)) is not None:
         named = next((suffix for suffix, each in DELIMITERS.items() if each == other), None)
         fix = f"Name it .{named}" if named else f"Save it with {right} between the columns"
         problem = f"its columns are separated by {SEPARATORS[other]}, not by {right}"
         raise UserError(problem, file=file.name, line=1, fix=fix)
+
+
+def _header(file: DataFile, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
         fix = "The first line names each column once; where it is a row, put a line of names above it"
