@@ -84,8 +84,9 @@ def detect_format(raw: RawRow, fields: dict[str, object], field: str) -> str:
 def _are_rows(value: object) -> bool:
     """Say whether a cell is a list of rows, and no conversation."""
     turns = {READ[0], READ_OF_SHAREGPT[0]}
-    objects = isinstance(value, list) and all(isinstance(each, dict) and each for each in value)
-    return objects and bool(value) and not any(turns & each.keys() for each in value)
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(each, dict) and each and not turns & each.keys() for each in value)
 
 
 def parse_row(raw: RawRow, fields: dict[str, object], format: str, system: str | None, field: str) -> Content:
