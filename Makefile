@@ -6,7 +6,8 @@ RUN := $(BIN)/ft-dagster --project $(DEMO)
 # What tests make goes into memory where that has room and runs programs: each commit of a store waits for its disk.
 ROOM := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -1)
 IN_MEMORY := $(shell [ "$(ROOM)" -gt 8000000 ] 2>/dev/null && ! grep -q " /dev/shm .*noexec" /proc/mounts && echo TMPDIR=/dev/shm)
-WORKERS := 2  # one a core; `test` has one more: a sixth of its time is waiting for programs
+# One a core; `test` has one more: a sixth of a worker's time there is waiting for programs.
+WORKERS := 2
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Where it is set, each of the hundreds of programs that tests start compiles the package anew.
 unexport PYTHONDONTWRITEBYTECODE

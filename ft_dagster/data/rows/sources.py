@@ -84,14 +84,14 @@ def _with_count(
             try:
                 check(raw)
             except UserError as other:
-                lines += [raw.line] if other.problem == error.problem else []
+                lines += [raw.line] if _is_same(error, other) else []
         else:
             ended = True
     if len(lines) == 1:
         return error
-    if 1 < len(lines) == number and isinstance(error, LackedColumns):
-        error.line = None
-        return error
+    whole = ended or first.delimited or first.columnar  # of a table the header says it for all rows
+    if isinstance(error, LackedColumns) and len(lines) == number and whole:
+        return UserError(error.problem, fix=error.fix, file=error.file, field=error.field, value=error.value)
     read = f"{number:,} rows" if ended else f"the first {number:,} rows"
     unit, named = "rows" if first.columnar else "lines", ", ".join(map(str, lines[:NAMED]))
     those = f"{unit} {named}" if len(lines) <= NAMED else f"the first in {unit} {named}"
@@ -99,6 +99,12 @@ def _with_count(
     return UserError(
         problem, fix=error.fix, file=error.file, line=error.line, field=error.field, value=error.value
     )
+
+
+def _is_same(error: UserError, other: UserError) -> bool:
+    """Say whether two rows have the same fault: rows that lack columns, where they lack the same one."""
+    lacks = isinstance(error, LackedColumns)
+    return other.problem == error.problem and (not lacks or other.field == error.field)
 
 
 def noting_columns(

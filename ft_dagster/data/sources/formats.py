@@ -75,10 +75,16 @@ def detect_format(raw: RawRow, fields: dict[str, object], field: str) -> str:
     if "content" in fields:
         return "text"
     fix = f"The row has: {columns_of(fields)}. Rename its columns with `fields`, to one of: {KNOWN}"
-    inside = next((name for name, value in fields.items() if _are_rows(value)), None)
-    if inside is not None:
+    if (inside := _field_of_rows(fields)) is not None:
         fix = f"Its rows stand inside the field {columns_of([inside])}: write that list alone into the file"
     raise raw.lacks("the row's format is not known", fix, field=f"{field}.format")
+
+
+def _field_of_rows(fields: dict[str, object]) -> str | None:
+    """Return the field that has all rows of a file inside; None of a row that says something itself."""
+    inside = [name for name, value in fields.items() if _are_rows(value)]
+    says = any(isinstance(value, str) for name, value in fields.items() if name != "version")
+    return inside[0] if len(inside) == 1 and not says else None
 
 
 def _are_rows(value: object) -> bool:

@@ -17,10 +17,13 @@ def fault_of_json(error: Exception, text: str) -> tuple[str, str]:
     before, behind = text[:at].rstrip(), text[at:].strip()
     if what == "Extra data":
         return _more_than_one(behind)
+    if what.startswith("Unterminated string") and text.rstrip().endswith(("}", "]")):
+        return "a quote is never closed", r'Close it; write " in a text as \"'
     if not behind or what.startswith("Unterminated string"):
         cut_off = len(text.strip()) > 1 and text.lstrip().startswith("[")
         return ("it ends before its list does", WHOLE) if cut_off else ("it ends inside a row", ROWS)
-    if before.endswith(",") and behind[0] in "}],":
+    trailing = what.startswith("Illegal trailing comma")  # as Python 3.13 says it
+    if trailing or (before.endswith(",") and behind[0] in "}],"):
         return "a comma has nothing behind it", "Remove the comma"
     if behind[0] == "'":
         return "names or texts stand in single quotes", 'Write them in double quotes: {"text": "..."}'
@@ -29,7 +32,7 @@ def fault_of_json(error: Exception, text: str) -> tuple[str, str]:
     if _PYTHON.match(behind):
         return "a word that JSON does not have", "Write null, true or false: json.dumps writes a row"
     if what.startswith("Invalid control character"):
-        return "a tab or a line break inside a text", r"Write \t or \n there"
+        return "a tab, a line break or another control character in a text", r"Write \t, \n or \u0000 there"
     if "escape" in what:
         return "a backslash before a letter that takes none", r"Write \\ for a backslash"
     if what.startswith("Expecting ',' delimiter"):

@@ -212,12 +212,15 @@ def _begins_with_bracket(file: DataFile) -> bool:
 
 def _read_csv(file: DataFile, delimiter: str = DELIMITERS["csv"]) -> Iterator[RawRow]:
     header: list[str] | None = None
+    first = True
     try:
         for number, cells in read_cells((line for _, line in _lines(file)), delimiter):
             if header is None:
                 header = _header(file, cells)
                 continue
-            _refuse_separator(file, header, cells, delimiter)
+            if first:
+                first = False
+                _refuse_separator(file, header, cells, delimiter)
             if len(cells) != len(header):
                 problem = f"malformed line: {len(cells)} cells under {len(header)} columns"
                 fix = "Quote cells that hold a comma or a line break"
@@ -256,7 +259,7 @@ SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}  # th
 
 def _refuse_separator(file: DataFile, header: list[str], cells: list[str], delimiter: str) -> None:
     """Raise UserError where the one column of a table is several, parted by another separator in its name as
-    in this row.
+    in the first row. A text of a later row may have as many.
     """
     if len(header) > 1:
         return
