@@ -47,8 +47,9 @@ class RunSite:
         content["run_monitoring"]["poll_interval_seconds"] = 2
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(content), "utf-8")
 
-    def train_longer(self) -> None:
-        longer = {"num_train_epochs": 16, "evaluations": 8}
+    def train_longer(self, epochs: int = 16) -> None:
+        """Have it train for so many passes, with a checkpoint every two."""
+        longer = {"num_train_epochs": epochs, "evaluations": epochs // 2}
         edit(self.folder / "tenants/acme/places.yaml", lambda content: content["training"].update(longer))
 
     @contextmanager
