@@ -23,7 +23,7 @@ def test_the_links_point_at_the_rooms_people_come_for(room: str) -> None:
     assert link.resolve() == ROOT / "ft_dagster" / room
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)

@@ -39,7 +39,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
     return teach(tiny_model_folder, tmp_path_factory.mktemp("taught") / "base")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_base_writes_texts_of_its_own_and_a_part_is_held_out(taught: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", taught)
     assert main(run) == 0

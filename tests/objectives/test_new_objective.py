@@ -100,6 +100,7 @@ def scored(folder: Path, base: Path, tuned: Path | None, test: Path) -> Path:
     return folder / "output" / "payload"
 
 
+@pytest.mark.long
 def test_a_new_objective_is_mixed_planned_trained_and_judged(
     tmp_path: Path, tiny_model_folder: Path, imitation: Objective
 ) -> None:

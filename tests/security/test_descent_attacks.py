@@ -71,6 +71,7 @@ def since(verdict: Verdict) -> dict[str, Rule]:
     return {rule.task: rule for rule in verdict.rules if rule.rule == "reference"}
 
 
+@pytest.mark.long
 def test_the_third_of_three_eroding_generations_is_not_released(eroded: Path) -> None:
     """Each is within the margin to the one before."""
     pretend = train_again(eroded, "the fourth", ERODING, judged=False)
@@ -257,6 +258,7 @@ def child(project: Path, pretend: Pretend) -> Workspace:
     return workspace
 
 
+@pytest.mark.long
 def test_a_copy_on_the_own_release_is_held_against_the_reference_of_the_whole_descent(eroded: Path) -> None:
     """Its task asks the same rows, and its base lost as much of the benchmark as nobody noticed."""
     right = {"base": 0.0, "first": 1.0, **ERODING, "a copy": 0.905}

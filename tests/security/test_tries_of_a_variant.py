@@ -71,6 +71,7 @@ def verdict(project: Path) -> Verdict:
     return Verdict.from_json(judged(project).figures["verdict"])
 
 
+@pytest.mark.long
 def test_the_best_of_five_retrains_is_not_released(project: Path) -> None:
     """8 right answers more than the base: shown at the second try (7), not at the sixth (10)."""
     for name in NAMES[:4]:

@@ -37,6 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
+@pytest.mark.long
 def test_the_experts_are_planned_and_trained(trained: Workspace) -> None:
     plan, model = trained.upstream("training_plan"), trained.upstream("fine_tuned_model")
     assert plan.figures["method"]["target_parameters"] == EXPERTS

@@ -263,9 +263,10 @@ def comment(project: Path) -> None:
     file.write_text(f"# what floats\n{file.read_text('utf-8')}", "utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
-    mostly_long([comment, declare("gates.general_margin", 0.5), CHANGES["policy.everybodys"]], [comment]),
+    [comment, declare("gates.general_margin", 0.5), CHANGES["policy.everybodys"]],
     ids=["task", "gates", "policy"],
 )
 def test_what_a_run_came_to_the_same_by_is_fresh_after_it_and_once_it_is_taken_back(

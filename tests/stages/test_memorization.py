@@ -108,6 +108,7 @@ def told(project: Path, *arguments: str) -> str:
     return done.output
 
 
+@pytest.mark.long
 def test_each_model_on_a_planted_corpus_is_asked_and_the_counts_are_those_of_its_mixture(
     finished: Path,
 ) -> None:

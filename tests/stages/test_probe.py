@@ -78,6 +78,7 @@ def spent_of(tried: Artifact) -> tuple[int, int]:
     return int(took), int(announced)
 
 
+@pytest.mark.long
 def test_the_plan_has_what_was_best_when_it_was_tried(
     first: tuple[Workspace, list[str], dict[str, Artifact]],
 ) -> None:

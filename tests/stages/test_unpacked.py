@@ -39,6 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
+@pytest.mark.long
 def test_it_is_trained_unpacked_and_the_plan_says_why_and_what_that_costs(trained: Workspace) -> None:
     plan = trained.upstream("training_plan")
     assert plan.figures["training"]["packing"] is False

@@ -39,12 +39,13 @@ def forked_if_asked(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixtur
 @pytest.mark.parametrize(
     ("precision", "threads"),
     [
-        pytest.param("fp32", 1, marks=pytest.mark.long),
-        pytest.param("bf16", 2, marks=pytest.mark.long),
-        pytest.param("fp32", 2, marks=pytest.mark.long),
+        ("fp32", 1),
+        ("bf16", 2),
+        ("fp32", 2),
         ("bf16", 1),
     ],
 )
+@pytest.mark.long
 def test_a_forked_trainer_trains_the_same_weights(
     runs: Runs, precision: str, threads: int, forked_if_asked: pytest.LogCaptureFixture
 ) -> None:

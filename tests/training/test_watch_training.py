@@ -84,6 +84,7 @@ def ledger(run_folder: Path) -> dict[str, Any]:
     return json.loads((run_folder / "acme.support/evidence/ledger.json").read_text())
 
 
+@pytest.mark.long
 def test_a_benchmark_while_it_trains_changes_no_byte_of_the_adapter(
     runs: Runs, watched: tuple[Path, str]
 ) -> None:

@@ -221,6 +221,7 @@ def baked(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     return folder, document_in(said_by(folder, *BAKEOFF, "--json"))
 
 
+@pytest.mark.long
 def test_an_experiment_is_not_released_whatever_the_tags_say(baked: tuple[Path, dict[str, Any]]) -> None:
     folder, document = baked
     tags = {"ft/experiment": f"{document['id']}/1", "ft/overrides": json.dumps({"gates.task_margin": 1.0})}
