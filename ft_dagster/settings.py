@@ -40,7 +40,7 @@ from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
 from ft_dagster.spec.validation import mistakes_in
 from ft_dagster.spec.variant import ResourcesSpec
-from ft_dagster.spec.yaml_files import read_yaml
+from ft_dagster.spec.yaml_files import FIELDS, read_yaml
 from ft_dagster.store.blobs import Store
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
@@ -443,7 +443,8 @@ def load_settings(project: Path | str | None = None) -> Settings:
             file=folder,
             fix=f"Make one with `ft-dagster init`, or name it with --project or {PROJECT_VARIABLE}",
         )
-    content = read_yaml(file, empty=True) if os.path.lexists(file) else {}
+    fix = f"{FIELDS}; `ft-dagster schema --settings` lists them"
+    content = read_yaml(file, empty=True, fix=fix) if os.path.lexists(file) else {}
     try:
         settings = Settings(project=folder, **{str(k): v for k, v in content.items() if k != "project"})
     except ValidationError as error:

@@ -173,9 +173,20 @@ def read_header(path: Path) -> JsonObject:
         if path.stat().st_size != 8 + length + end:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error):
-        fix = "Download it again (a small file may be a git-lfs pointer: `git lfs pull`)"
-        raise UserError("not a whole safetensors file", file=path, fix=fix) from None
+        what, fix = _what_it_is(path)
+        raise UserError(f"not a whole safetensors file: it {what}", file=path, fix=fix) from None
     return tensors
+
+
+def _what_it_is(path: Path) -> tuple[str, str]:
+    """Return what a file is that is no whole safetensors file, and the way out."""
+    with path.open("rb") as file:
+        begins = file.read(64)
+    if not begins:
+        return "is empty", "Download it again"
+    if begins.startswith(b"version https://git-lfs"):
+        return "is a pointer of git-lfs, in place of the weights", "Fetch them by `git lfs pull`"
+    return f"is damaged, or was cut off at {path.stat().st_size:,} bytes", "Download it again"
 
 
 def _is_described(tensor: Any) -> bool:

@@ -24,7 +24,7 @@ from ft_dagster.spec.defaults import merge
 from ft_dagster.spec.keys import RESERVED, VariantKey
 from ft_dagster.spec.validation import nearest, validate
 from ft_dagster.spec.variant import CorpusSpec, VariantSpec
-from ft_dagster.spec.yaml_files import read_yaml
+from ft_dagster.spec.yaml_files import FIELDS, read_yaml
 
 DEFAULTS = "defaults.yaml"
 SUFFIXES = (".yaml", ".yml")
@@ -34,6 +34,17 @@ UNREADABLE = Stamp(0, 0, 0, 0, 0)  # of what stands in a folder that is closed t
 MOST_READ = 1 << 16  # bytes of a file that may be meant as a declaration
 SETTLED_NS = 2_000_000_000  # a file written since may be written again without a new stamp
 T = TypeVar("T")
+
+
+def corpus_files(project: Path) -> dict[str, Path]:
+    """Return the declarations of general corpora by name: corpora/<name>.yaml, else .yml."""
+    pairs = [(f.stem, f) for suffix in reversed(SUFFIXES) for f in (project / "corpora").glob(f"*{suffix}")]
+    return dict(sorted(dict(pairs).items()))
+
+
+def corpus_file(project: Path, name: str) -> Path:
+    """Return the file that declares a general corpus, or would."""
+    return corpus_files(project).get(name, project / "corpora" / f"{name}{SUFFIXES[0]}")
 
 
 @dataclass(frozen=True)
@@ -185,13 +196,9 @@ class Declarations:
         """
         return self._judge(key, self.file(key)).content
 
-    def corpus_files(self) -> dict[str, Path]:
-        """Return corpora/*.yaml by name."""
-        return {file.stem: file for file in sorted((self.project / "corpora").glob("*.yaml"))}
-
     def corpus(self, name: str, *, asked_by: object = None) -> CorpusSpec:
         """Return the general corpus of that name. Raises UserError; `asked_by`: the file that names it."""
-        files = self.corpus_files()
+        files = corpus_files(self.project)
         if name not in files:
             raise UserError(
                 "no such corpus",
@@ -201,8 +208,15 @@ class Declarations:
                 fix=nearest(name, list(files), f"Declare it in corpora/{name}.yaml"),
             )
         file = files[name]
+        if file.suffix == SUFFIXES[0] and os.path.lexists(other := file.with_suffix(SUFFIXES[1])):
+            raise UserError("this corpus is declared twice", file=other, fix=f"Remove this file or {file}")
         fix = "See `ft-dagster schema --corpus` for what the field takes"
-        return validate(CorpusSpec, read_yaml(file), lambda path: file, fix)
+        return validate(
+            CorpusSpec,
+            read_yaml(file, fix=f"{FIELDS}; `ft-dagster schema --corpus` lists them"),
+            lambda path: file,
+            fix,
+        )
 
     @cached_property
     def _listed(self) -> tuple[dict[VariantKey, Path], dict[Path, UserError]]:
@@ -286,7 +300,7 @@ class Declarations:
             fix = f"Remove this file or {file}"
             return _unreadable(UserError(f"variant {key} is declared twice", file=twice, fix=fix), file)
         try:
-            own = read_yaml(file)
+            own = read_yaml(file, fix="Start from `ft-dagster init` or see `ft-dagster schema`")
             if isinstance(self._defaults, UserError):
                 raise self._defaults
             merged = merge(own, self._defaults)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ft_dagster.spec.declarations import Declarations, Declared
+from ft_dagster.spec.declarations import Declarations, Declared, corpus_file, corpus_files
 from ft_dagster.spec.defaults import SHORTHANDS
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import CorpusSpec
@@ -15,6 +15,8 @@ from ft_dagster.spec.yaml_files import read_yaml
 __all__ = [
     "SHORTHANDS",
     "Declared",
+    "corpus_file",
+    "corpus_files",
     "load_corpus",
     "load_variant",
     "read_yaml",

@@ -27,7 +27,7 @@ from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.reference import LEAST, Margin, ReferenceFloors, beyond_reference
 from ft_dagster.spec.validation import validate
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec, MembershipAuc, VariantSpec
-from ft_dagster.spec.yaml_files import read_yaml
+from ft_dagster.spec.yaml_files import FIELDS, read_yaml
 
 POLICY_FILE = "policy.yaml"
 SEE_SCHEMA = "See `ft-dagster schema --policy` for what the field takes"
@@ -275,7 +275,8 @@ def load_policies(project: Path) -> Policies:
     other = file.with_suffix(".yml")
     if os.path.lexists(other):
         raise UserError("is not read, so that no floor in it holds", file=other, fix=f"Name it {POLICY_FILE}")
-    content = read_yaml(file, empty=True) if os.path.lexists(file) else {}
+    fix = f"{FIELDS}; `ft-dagster schema --policy` lists them"
+    content = read_yaml(file, empty=True, fix=fix) if os.path.lexists(file) else {}
     said = validate(PolicyFile, content, lambda field: file, SEE_SCHEMA).model_dump(
         mode="json", exclude_unset=True, exclude={"schema_version"}
     )

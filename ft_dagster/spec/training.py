@@ -114,6 +114,7 @@ class TrainingFields(SpecModel):
         None,
         gt=0,
         le=1,
+        examples=[0.0002],
         description="null, or auto: the plan's, by the probe where there is one",
         json_schema_extra=_takes_auto,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable
 from datetime import date
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from ft_dagster.errors import UserError, UserErrors
 
@@ -77,6 +79,7 @@ EXAMPLES = {  # of fields that take a list, or fields of their own: how a declar
     "notify": ("[ops]",),
 }  # fmt: skip
 OF_ANOTHER_KIND = ("model_type", "dict_type", "tuple_type", "too_short", "string_type")
+BEYOND_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 SEE_SCHEMA = "See `ft-dagster schema` for what the field takes"
 
 
@@ -164,8 +167,46 @@ def _fix(model: type[BaseModel], path: list[Any], found: list[Any], otherwise: s
         if name in _texts_of(kind.model_fields[known[0]].annotation):
             return f"Write {known[0]}: {name}, and its settings beside it"
         return nearest(name, known, f"Known here: {', '.join(known)}")
-    said = error.get("ctx", {}).get("fix") or _other_value(found)
+    said = error.get("ctx", {}).get("fix") or _other_value(found) or _within_bounds(model, path, found)
     return str(said or _written_so(model, path, found) or otherwise)
+
+
+def _within_bounds(model: type[BaseModel], path: list[Any], found: list[Any]) -> str | None:
+    """Return the numbers that the field takes, with an example of its own, of one that is beyond them; of a
+    share that was written in percent, the share.
+    """
+    if found[0]["type"] not in BEYOND_BOUNDS or not isinstance(path[-1], str):
+        return None
+    field = _model_at(model, path[:-1]).model_fields.get(path[-1])
+    if field is None:
+        return None
+    least, most = _bound(field, "ge", "gt"), _bound(field, "le", "lt")
+    number = float(found[0]["input"])  # also of a text
+    share_of = most[1] if most and not field.examples else math.inf
+    if share_of <= 1 < number <= 100 and (least[1] if least else 0) <= number / 100 <= share_of:
+        percent = f"{number / 100:g} for {number:g} percent"
+        return f"Write {percent}" if number >= 2 else f"Write a share of at most 1, such as {percent}"
+    words = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
+    if least and most and (least[0], most[0]) == ("ge", "le"):
+        bounds = f"from {least[1]:.15g} to {most[1]:.15g}"
+    else:
+        bounds = " and ".join(f"{words[kind]} {value:.15g}" for kind, value in filter(None, (least, most)))
+    such = "".join(f", such as {each}" for each in field.examples or ())
+    return f"Write a number {bounds}{such}" if bounds else None
+
+
+def _bound(part: Any, *kinds: str) -> tuple[str, float] | None:
+    """Return the bound of one of these kinds, by annotated_types' names, of a field or of what its type
+    holds.
+    """
+    for each in (*getattr(part, "metadata", ()), *getattr(part, "__metadata__", ())):
+        for kind in kinds:
+            if (value := getattr(each, kind, None)) is not None:
+                return kind, value
+        if (inner := _bound(each, *kinds)) is not None:
+            return inner
+    parts = [part.annotation] if isinstance(part, FieldInfo) else get_args(part)
+    return next((found for each in parts if (found := _bound(each, *kinds)) is not None), None)
 
 
 def _written_so(model: type[BaseModel], path: list[Any], found: list[Any]) -> str | None:
@@ -201,7 +242,7 @@ def _elsewhere(kind: type[BaseModel], name: str) -> str | None:
 
 def _other_value(found: list[Any]) -> str | None:
     """Return how the value would be written right, where that can be told."""
-    value, context = found[0]["input"], found[0].get("ctx", {})
+    value = found[0]["input"]
     if value is None:
         return "Write one, or remove the line"
     if found[0]["type"] == "string_type" and isinstance(value, bool | int | float | date):
@@ -212,9 +253,6 @@ def _other_value(found: list[Any]) -> str | None:
         return f"Write it as a list: [{value}]" if isinstance(value, str) else "Begin each entry with a dash"
     if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*%", value):
         return f"Write {float(value.strip().rstrip('% ')) / 100:g}"
-    if context.get("le", context.get("lt")) == 1 and 1 < (number := float(value)) <= 100:  # also of a text
-        percent = f"{number / 100:g} for {number:g} percent"
-        return f"Write {percent}" if number >= 2 else f"Write a share of at most 1, such as {percent}"
     texts = [
         text for one in found for text in re.findall("'([^']*)'", str(one.get("ctx", {}).get("expected")))
     ]

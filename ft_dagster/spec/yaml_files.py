@@ -14,6 +14,7 @@ from ft_dagster.files import read_text
 DEEPEST = 64  # levels of nesting: what reads the tree may recurse
 LARGEST = 4_000_000  # bytes of a file
 LONGEST_INT = 40  # digits
+FIELDS = "Write a field on each line, as `name: value`"
 MOST_VALUES = 200_000  # with aliases written out, which let ten lines stand for a billion values
 
 SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times faster, where it is
@@ -37,8 +38,11 @@ class UniqueKeys(SafeLoader):
         return made
 
 
-def read_yaml(file: Path, loader: Any = UniqueKeys, *, empty: bool = False) -> dict[str, Any]:
-    """Load a mapping safely; with `empty`, an empty file is one without fields.
+def read_yaml(
+    file: Path, loader: Any = UniqueKeys, *, empty: bool = False, fix: str = FIELDS
+) -> dict[str, Any]:
+    """Load a mapping safely; with `empty`, an empty file is one without fields. `fix`: the way out where it
+    is none.
 
     Raises UserError for a file that is no regular text file, duplicate keys, broken syntax, too many levels
     or values, another type than a mapping.
@@ -48,7 +52,7 @@ def read_yaml(file: Path, loader: Any = UniqueKeys, *, empty: bool = False) -> d
         return {}
     if not isinstance(content, dict):
         what = "empty" if content is None else "not a mapping of fields"
-        raise UserError(what, file=file, fix="Start from `ft-dagster init` or see `ft-dagster schema`")
+        raise UserError(what, file=file, fix=fix)
     return content
 
 

@@ -6,6 +6,7 @@ Of a project and not of a variant, so it is made beside the stages of a variant:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.sources.fingerprint import Fingerprint, Frozen, fingerprint_sources
@@ -15,6 +16,7 @@ from ft_dagster.records.record_keys import RESTORE, SHARED_OWNER, RecordKey, key
 from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
+from ft_dagster.spec.load import corpus_file, corpus_files
 from ft_dagster.spec.narrow import shown
 from ft_dagster.stage_entries import GENERAL_CORPUS, version_of
 from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
@@ -27,7 +29,7 @@ PLANTED = "canaries"  # of a corpus' key: the key that they were made by, by its
 
 def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) -> dict[str, Artifact]:
     """Return the artifact of each corpus of the project, by name. Raises UserError."""
-    return {name: _make(settings, name, run_id, say) for name in _names(settings)}
+    return {name: _make(settings, name, run_id, say) for name in corpus_files(settings.project)}
 
 
 def corpora_stand(settings: Settings) -> bool:
@@ -35,31 +37,27 @@ def corpora_stand(settings: Settings) -> bool:
     and where the key is gone by which its canaries were made.
     """
     store = settings.open_store()
-    for name in _names(settings):
+    for name, file in corpus_files(settings.project).items():
         newest = find_corpus(store, name)
         _, spec, sources = _recipe(settings, name)
         _check_bytes(settings, store, newest)
         read = zip(spec.sources, sources, newest.spec["sources"], strict=True)
-        if corpus_causes(name, newest, spec, (source.path for source, now, then in read if now != then)):
+        if corpus_causes(file, newest, spec, (source.path for source, now, then in read if now != then)):
             return False
     return True
 
 
 def corpus_causes(
-    name: str, newest: Artifact, spec: CorpusSpec, others: Iterable[str]
+    file: Path, newest: Artifact, spec: CorpusSpec, others: Iterable[str]
 ) -> tuple[StaleCause, ...]:
     """Return why a corpus would be made again. `others`: of its sources' files those that are others than
     the newest artifact read; asked for where the sources are declared as they were.
     """
     declared = differing(newest.spec["corpus"], shown(spec))
-    changed = [f"corpora/{name}.yaml: {'.'.join(path)}" for path in declared] or others
+    changed = [f"corpora/{file.name}: {'.'.join(path)}" for path in declared] or others
     causes = [StaleCause("corpus", what, f"{what} changed") for what in changed]
     then, now = int(newest.predicate["stage_version"]), version_of(GENERAL_CORPUS.name)
     return (*causes, *([stage_raised(GENERAL_CORPUS.name, then, now)] if then != now else []))
-
-
-def _names(settings: Settings) -> list[str]:
-    return sorted(file.stem for file in (settings.project / "corpora").glob("*.yaml"))
 
 
 def _recipe(settings: Settings, name: str) -> tuple[Recipe, CorpusSpec, list[Fingerprint]]:
@@ -68,7 +66,7 @@ def _recipe(settings: Settings, name: str) -> tuple[Recipe, CorpusSpec, list[Fin
     sources = fingerprint_sources(
         spec.sources,
         settings.project,
-        declared_in=settings.project / "corpora" / f"{name}.yaml",
+        declared_in=corpus_file(settings.project, name),
         field="sources",
         cache=settings.cache_folder,
     )

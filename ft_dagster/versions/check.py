@@ -37,6 +37,7 @@ from ft_dagster.planning.looks_left import look_lines, short_lines
 from ft_dagster.report.figures import counted
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, Declared, VariantKey, VariantSpec
+from ft_dagster.spec.load import corpus_files
 from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import TRAINING_MIXTURE, TRAINING_PLAN
@@ -340,7 +341,7 @@ def _check_corpus(declarations: Declarations, name: str, looks: Looks, found: Mi
     if corpus is None:
         return []
     if name not in looks.corpora:
-        file, look = declarations.corpus_files()[name], RowsLook(declarations.project, looks.most)
+        file, look = corpus_files(declarations.project)[name], RowsLook(declarations.project, looks.most)
         wrong = Mistakes(file)
         for i, source in enumerate(corpus.sources):
             with wrong.gathered(f"sources[{i}].path"):

@@ -16,6 +16,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.records.record_keys import SHARED_OWNER, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations
+from ft_dagster.spec.load import corpus_files
 from ft_dagster.spec.overrides import write_fields
 from ft_dagster.spec.validation import nearest, validate
 from ft_dagster.spec.variant import CanariesSpec
@@ -97,7 +98,7 @@ def plant(
 
 
 def _file_of(declarations: Declarations, corpus: str) -> Path:
-    files = declarations.corpus_files()
+    files = corpus_files(declarations.project)
     if corpus not in files:
         fix = nearest(corpus, list(files), f"Declare it in corpora/{corpus}.yaml first")
         raise UserError("no such corpus", file=declarations.project / "corpora", value=corpus, fix=fix)

@@ -39,6 +39,12 @@ DECLARATIONS = {  # added to a declaration, or put in place of a part -> what is
     "method: QLoRA": "Did you mean qlora?",
     "gates: {general_margin: 10%}": "(got '10%'). Write 0.1",
     "gates: {general_margin: 10}": "(got 10). Write 0.1 for 10 percent",
+    "gates: {general_margin: -0.1}": "(got -0.1). Write a number from 1e-06 to 1",
+    "training: {learning_rate: 5}": "(got 5). Write a number above 0 and at most 1, such as 0.0002",
+    "training: {keep_best: 0}": "(got 0). Write a number from 1 to 1000",
+    "  sources: [data/rows.jsonl]->  sources: [data/rows.jsonl]\n  general: {corpus: wiki, share: 5}": (
+        "data.general.share: input should be less than or equal to 0.5 (got 5). Write 0.05 for 5 percent"
+    ),
     "owners: [o]->owners: o@x": "owners: input should be a list (got 'o@x'). Write it as a list: [o@x]",
     "[data/rows.jsonl]->data/rows.jsonl": "Write it as a list: [data/rows.jsonl]",
     "[data/rows.jsonl]->{path: a}": "Begin each entry with a dash",
@@ -275,6 +281,12 @@ def test_columns_by_their_names_before_ours_are_told_how_they_are_written(projec
     declared = DECLARED.replace("[data/rows.jsonl]", "[{path: data/rows.jsonl, fields: {letter: prompt}}]")
     (project / "tenants/acme/support.yaml").write_text(declared)
     assert "Write the name of this project first: prompt: letter" in said(project, "check")
+
+
+def test_a_policy_that_is_a_list_is_told_how_it_is_written(project: Path) -> None:
+    (project / "policy.yaml").write_text("- gates: {alpha: 0.1}\n")
+    line = mistake_of(project, "check")
+    assert "policy.yaml: not a mapping of fields. Write a field on each line, as `name: value`; " in line
 
 
 def test_a_project_that_declares_nothing_says_how_to_begin(project: Path) -> None:

@@ -134,13 +134,18 @@ def test_a_folder_without_tokenizer_is_refused(project: Path, base: Path, cache:
 
 
 @pytest.mark.parametrize(
-    "content", [b"version https://git-lfs.github.com/spec/v1\n", b"", b"\x10" + bytes(30)]
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs, in place of the weights"),
+        (b"", "is empty"),
+        (b"\x10" + bytes(30), "is damaged, or was cut off at 31 bytes"),
+    ],
 )
 def test_weights_that_are_not_whole_are_refused(
-    project: Path, base: Path, cache: Path, content: bytes
+    project: Path, base: Path, cache: Path, content: bytes, what: str
 ) -> None:
     (base / "model.safetensors").write_bytes(content)
-    assert "not a whole safetensors file" in refusal(project, cache).problem
+    assert refusal(project, cache).problem == f"not a whole safetensors file: it {what}"
 
 
 def test_cut_weights_are_refused(project: Path, base: Path, cache: Path) -> None:

@@ -45,9 +45,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are parsed, in order; a stamp counts as settled at once."""
     found: list[str] = []
 
-    def counted(file: Path) -> Any:
+    def counted(file: Path, **given: Any) -> Any:
         found.append(file.name)
-        return read_yaml(file)
+        return read_yaml(file, **given)
 
     monkeypatch.setattr(module, "read_yaml", counted)
     monkeypatch.setattr(module, "SETTLED_NS", -(10**12))

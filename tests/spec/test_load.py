@@ -6,6 +6,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec, load_corpus, load_variant, variant_files
+from ft_dagster.spec.load import corpus_files
 
 KEY = VariantKey("acme", "support")
 MINIMAL = """\
@@ -190,6 +191,17 @@ def test_an_unknown_corpus_is_refused(project: Path) -> None:
     assert load_corpus(project, "general").holdout == 0.05
     with pytest.raises(UserError, match=r"Did you mean general\?"):
         load_corpus(project, "genral")  # codespell:ignore
+
+
+def test_a_corpus_may_end_in_yml_as_a_declaration_may_and_stands_once(project: Path) -> None:
+    (project / "corpora").mkdir()
+    file = project / "corpora/general.yml"
+    file.write_text("description: g\nsources: [g.jsonl]\n")
+    assert load_corpus(project, "general").holdout == 0.05
+    assert corpus_files(project) == {"general": file}
+    file.with_suffix(".yaml").write_text("description: g\nsources: [h.jsonl]\n")
+    with pytest.raises(UserError, match=r"general\.yml: this corpus is declared twice"):
+        load_corpus(project, "general")
 
 
 def test_the_json_schema_describes_every_field() -> None:

@@ -124,6 +124,7 @@ def test_each_model_on_a_planted_corpus_is_asked_and_the_counts_are_those_of_its
     assert all(0 < times <= of_file[id] for id, times in seen.items())
 
 
+@pytest.mark.long
 def test_a_mixture_counts_a_canary_as_often_as_its_tokens_stand_in_the_shards(finished: Path) -> None:
     from ft_dagster.data.rendering.render import load_tokenizer
 
@@ -137,6 +138,7 @@ def test_a_mixture_counts_a_canary_as_often_as_its_tokens_stand_in_the_shards(fi
     assert mixture.figures["canaries"]["seen"] == {id: n for id, n in counts.items() if n}
 
 
+@pytest.mark.long
 def test_report_page_card_and_json_say_the_counts_and_what_an_auc_means(finished: Path) -> None:
     workspace = opened(finished)
     seen = judged(workspace).figures["platform_canaries"]["seen"]
@@ -164,6 +166,7 @@ def texts_of(file: Path) -> Iterator[str]:
             yield from filter(None, column.to_pylist())
 
 
+@pytest.mark.long
 def test_no_tenant_reads_a_canary_in_pages_logs_or_its_part_of_the_store(finished: Path) -> None:
     workspace = opened(finished)
     secrets = {part for one in planted_in(workspace).canaries for part in (one.secret.strip(), one.given)}
@@ -182,6 +185,7 @@ def test_no_tenant_reads_a_canary_in_pages_logs_or_its_part_of_the_store(finishe
     assert [name for name, text in texts if any(secret in text for secret in secrets)] == []
 
 
+@pytest.mark.long
 def test_a_tenants_canary_is_in_nothing_that_tenants_share_or_another_tenant_has(finished: Path) -> None:
     workspace = opened(finished)
     asked = {one.task for one in read_samples(workspace.payload(judged(workspace)))}
@@ -211,6 +215,7 @@ def test_a_variant_that_lowers_the_policys_limit_or_asks_no_row_is_refused_by_ch
     assert "a limit of at most 0.99 (policy.yaml: gates.max_membership_auc)" in " ".join(done.output.split())
 
 
+@pytest.mark.long
 def test_canaries_are_in_no_held_out_text(finished: Path) -> None:
     workspace = opened(finished)
     corpus = find_corpus(workspace.store, "general")
@@ -219,6 +224,7 @@ def test_canaries_are_in_no_held_out_text(finished: Path) -> None:
     assert not [text for text in held if text.startswith("The access code")]
 
 
+@pytest.mark.long
 def test_the_record_of_a_canary_is_called_a_platform_canary(finished: Path) -> None:
     one = next(each for each in planted_in(opened(finished)).canaries if each.repeats == 24)
     [found] = [one.id]
@@ -232,8 +238,8 @@ def test_the_record_of_a_canary_is_called_a_platform_canary(finished: Path) -> N
 def test_planting_is_a_new_version_of_the_corpus_of_which_variants_are_told(project: Path) -> None:
     workspace = opened(project)
     newest = find_corpus(workspace.store, "general")
-    edit(project / "corpora/general.yaml", lambda content: content.pop("canaries"))
-    [cause] = corpus_causes("general", newest, load_corpus(project, "general"), ())
+    edit(file := project / "corpora/general.yaml", lambda content: content.pop("canaries"))
+    [cause] = corpus_causes(file, newest, load_corpus(project, "general"), ())
     assert cause.what == "corpora/general.yaml: canaries"
 
 

@@ -27,6 +27,7 @@ from ft_dagster.data.sources.readers import columns_of
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.spec.data import SourceSpec
+from ft_dagster.spec.load import corpus_file
 from ft_dagster.spec.variant import CanariesSpec, CorpusSpec
 from ft_dagster.strict_json import dumps
 
@@ -73,7 +74,7 @@ def build_general_corpus(
     Documents without text are dropped and counted. Whether a document is held out depends on its
     text alone. Raises UserError, also where either part would be empty.
     """
-    folder, declared_in = out / name, project / "corpora" / f"{name}.yaml"
+    folder, declared_in = out / name, corpus_file(project, name)
     prints = [None] * len(spec.sources) if frozen is None else frozen.fingerprints
     asked = [DeclaredAt(declared_in, f"sources[{i}]") for i in range(len(spec.sources))]
     counts, say = _Counts(), progress or (lambda line: None)

@@ -26,6 +26,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, Declared, VariantKey, VariantSpec, load_corpus
+from ft_dagster.spec.load import corpus_file, corpus_files
 from ft_dagster.spec.policy import Breach, Checks, Policies, breaches
 from ft_dagster.stage_entries import ENTRIES, GENERAL_CORPUS, version_of
 from ft_dagster.stages.declaration import freeze_tasks
@@ -121,8 +122,7 @@ class SharedState:
         """Return a digest that changes where any of it does that all variants share."""
         said = self._policies
         policies = str(said) if isinstance(said, UserError) else [said.content, said.tenants]
-        names = sorted(file.stem for file in (self.settings.project / "corpora").glob("*.yaml"))
-        corpora = [[name, *self._corpus(name)] for name in names]
+        corpora = [[name, *self._corpus(name)] for name in corpus_files(self.settings.project)]
         return sha256_json([policies, {stage: version_of(stage) for stage in ENTRIES}, corpora])
 
     @cached_property
@@ -154,12 +154,12 @@ class SharedState:
     def _read_corpus(self, name: str) -> CorpusNow:
         try:
             newest = read_head(self.store, prefix_of_corpus(name), GENERAL_CORPUS.name)
-            spec = load_corpus(self.settings.project, name)
+            spec, file = load_corpus(self.settings.project, name), corpus_file(self.settings.project, name)
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
             return CorpusNow(None, (StaleCause("corpus", name, str(error)),))
         if newest is None:
             return CorpusNow(None)
-        return CorpusNow(newest.digest, corpus_causes(name, newest, spec, self._other_files(spec, newest)))
+        return CorpusNow(newest.digest, corpus_causes(file, newest, spec, self._other_files(spec, newest)))
 
     def _other_files(self, spec: CorpusSpec, newest: Artifact) -> Iterator[str]:
         """Yield the first file of each source on this host that changed since the newest artifact read
