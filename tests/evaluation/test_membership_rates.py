@@ -30,6 +30,7 @@ def test_the_interval_lies_beside_the_true_auc_no_more_often_than_its_level(rows
         assert below <= at_most(LEVEL), (name, auc)
 
 
+@pytest.mark.long
 def test_a_model_that_learned_nothing_fails_no_more_often_than_the_level() -> None:
     """Its AUC is a half, and the least limit that can be declared is hardly more."""
     failed = {name: above for name, auc, (above, *_) in coverage((200, 200), DRAWS) if auc == 0.5}

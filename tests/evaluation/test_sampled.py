@@ -56,7 +56,7 @@ def test_a_base_writes_texts_of_its_own_and_a_part_is_held_out(taught: Path, tmp
     assert any("town" in text for text in texts)  # which is what it was taught
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_seed_draws_the_same_texts(taught: Path, tiny_tokenizer: Any) -> None:
     model = load_base(taught, dtype="float32")
     one, same, other = (
@@ -79,7 +79,7 @@ def test_a_base_that_was_taught_nothing_is_refused_with_a_figure(
     assert "data.general.from" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_bytes_of_the_base_than_were_recorded_are_not_sampled(taught: Path, tmp_path: Path) -> None:
     other = shutil.copytree(taught, tmp_path / "base")
     run = run_of(tmp_path / "run", other)

@@ -170,6 +170,7 @@ def test_a_child_of_a_release_that_is_in_no_log_may_not_be_served(
     assert said in typed(project, "status")
 
 
+@pytest.mark.long
 def test_a_version_whose_approver_was_removed_since_may_no_longer_be_served(
     project: Path, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_the_experts_are_planned_and_trained(trained: Workspace) -> None:
     assert 0 < model.figures["expert_matrices_moved"] <= model.figures["expert_matrices"] == 16
 
 
+@pytest.mark.long
 def test_what_cannot_be_done_is_refused_before_a_run(trained: Workspace) -> None:
     workspace = changed(trained, {"method.dropout": 0.1})
     with pytest.raises(UserError, match=r"experts\.down_proj") as caught:
@@ -63,6 +64,7 @@ def test_what_cannot_be_done_is_refused_before_a_run(trained: Workspace) -> None
         ({"method.name": "full", "export.format": "merged"}, None),
     ],
 )
+@pytest.mark.long
 def test_the_key_says_so_where_the_experts_are_among_all_layers_and_nowhere_else(
     trained: Workspace, stage: Any, declared: dict[str, Any], experts: bool | None
 ) -> None:
@@ -82,6 +84,7 @@ def test_the_key_of_a_dense_base_has_no_word_of_it(chained: Workspace, stage: An
     assert "experts" not in recipe.spec
 
 
+@pytest.mark.long
 def test_a_version_whose_experts_were_not_trained_is_out_of_date(trained: Workspace) -> None:
     version = version_artifacts(trained.store, trained.prefix)
     plan = version.artifacts["training_plan"]

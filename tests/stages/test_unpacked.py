@@ -50,6 +50,7 @@ def test_it_is_trained_unpacked_and_the_plan_says_why_and_what_that_costs(traine
     assert trained.upstream("fine_tuned_model").inputs["training_plan"] == plan.digest
 
 
+@pytest.mark.long
 def test_a_plan_ahead_of_a_run_says_so_too(trained: Workspace) -> None:
     preview = plan_variant(trained.settings, KEY)
     assert preview.estimate.plan.training["packing"] is False
@@ -66,6 +67,7 @@ def test_a_plan_ahead_of_a_run_says_so_too(trained: Workspace) -> None:
         ({"method.name": "prompt_tuning"}, None),
     ],
 )
+@pytest.mark.long
 def test_the_key_says_so_where_examples_would_be_packed_and_nowhere_else(
     trained: Workspace, stage: Any, declared: dict[str, Any], leaks: bool | None
 ) -> None:
@@ -89,6 +91,7 @@ def test_the_key_of_a_base_that_keeps_examples_apart_has_no_word_of_it(
     assert "leaks" not in recipe.spec
 
 
+@pytest.mark.long
 def test_how_much_it_moved_is_in_no_key(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     before = trained.recipe(training_plan.STAGE)[0].place
     (trained.cache / "findings.sqlite").unlink()
@@ -98,6 +101,7 @@ def test_how_much_it_moved_is_in_no_key(trained: Workspace, monkeypatch: pytest.
     (trained.cache / "findings.sqlite").unlink()
 
 
+@pytest.mark.long
 def test_a_plan_of_before_that_packs_is_not_taken_for_todays(trained: Workspace) -> None:
     """Its key had no word of it: the variant is planned and trained anew, and no other is."""
     recipe, _ = trained.recipe(training_plan.STAGE)
@@ -107,6 +111,7 @@ def test_a_plan_of_before_that_packs_is_not_taken_for_todays(trained: Workspace)
     assert stage_key("training_plan", version, recipe.inputs, of_before) != recipe.place.key
 
 
+@pytest.mark.long
 def test_a_version_that_was_packed_though_its_base_leaks_is_out_of_date(trained: Workspace) -> None:
     version = version_artifacts(trained.store, trained.prefix)
     plan = version.artifacts["training_plan"]

@@ -238,6 +238,7 @@ def test_an_experiment_is_not_released_whatever_the_tags_say(baked: tuple[Path, 
     assert history(load_settings(folder).open_store(), PREFIX) == []
 
 
+@pytest.mark.long
 def test_methods_at_equal_flops_realize_the_budget(baked: tuple[Path, dict[str, Any]]) -> None:
     folder, document = baked
     full, lora = document["runs"]

@@ -31,7 +31,6 @@ from ft_dagster.gate.samples import Sample
 from ft_dagster.gate.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec, RefusalsSpec
-from tests.long import mostly_long
 
 REFUSALS = RefusalsSpec()
 GATES = GatesSpec(task_margin=0.02, refusals=REFUSALS)
@@ -270,8 +269,8 @@ def replace_margin(margin: float) -> RefusalsSpec:
     return REFUSALS.model_copy(update={"margin": margin})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("draws", mostly_long([50, 300], [50]))
+@pytest.mark.long
+@pytest.mark.parametrize("draws", [50, 300])
 def test_equal_models_are_rarely_blocked_and_a_fall_of_the_margin_rarely_passes(draws: int) -> None:
     """The stated levels."""
     draw, passed, failed = np.random.default_rng(7), 0, 0
