@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 import dagster as dg
 
 from ft_dagster.automation.jobs import CHAIN
-from ft_dagster.automation.picture import picture, table_of_store
+from ft_dagster.automation.picture import picture, table_of, table_of_store
 from ft_dagster.automation.processes.activity import activity_of
+from ft_dagster.automation.processes.own_runs import newest_runs, own_runs
 from ft_dagster.automation.processes.unfinished import IN_PROGRESS, in_progress
 from ft_dagster.automation.tags import VARIANT
 from ft_dagster.errors import UserError
@@ -24,7 +26,7 @@ from ft_dagster.fleet.budgets import BudgetRow, budget_rows
 from ft_dagster.fleet.decision import DAYS_BACK
 from ft_dagster.fleet.due.costs import read_costs
 from ft_dagster.fleet.live_page import Approval, FleetNow, PastRun, RunNow
-from ft_dagster.fleet.picture import FleetPicture
+from ft_dagster.fleet.picture import FleetPicture, picture_of
 from ft_dagster.fleet.status import StatusRow
 from ft_dagster.launch.leases import of_host
 from ft_dagster.launch.status import Table
@@ -34,6 +36,7 @@ from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.report.sentences.progress import bar
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.store import outage, unreachable
 
 T = TypeVar("T")
 QUEUED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
@@ -74,6 +77,7 @@ class FleetReader:
     def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
         self.instance, self.settings = instance, settings
         self.assets = [asset.key.path[-1] for asset in CHAIN if asset.partitions_def is not None]
+        self._away_since: datetime | None = None  # the store
         self._standing, self._running = Kept(self._read_standing), Kept(self._read_running)
         elsewhere = f" --project {shlex.quote(str(settings.project))}"
         self._tool = f"ft-dagster{'' if os.getcwd() == str(settings.project) else elsewhere}"
@@ -92,17 +96,40 @@ class FleetReader:
 
     def past_runs(self, key: VariantKey, most: int = 5) -> list[PastRun]:
         """Return a variant's newest runs."""
-        records = self.instance.get_run_records(dg.RunsFilter(tags={VARIANT: str(key)}), limit=most)
         return [
             PastRun(
                 record.dagster_run.run_id,
                 record.dagster_run.status.value.lower(),
                 f"{record.create_timestamp:%Y-%m-%d %H:%M}",
             )
-            for record in records
+            for record in islice(newest_runs(self.instance, self.settings, key), most)
         ]
 
     def _read_standing(self) -> _Standing:
+        """Read it from the store; while that cannot be reached, what the fleet's table knew at the last
+        tick.
+        """
+        try:
+            found = self._read_store()
+        except Exception as error:
+            if not unreachable(error):
+                raise
+            self._away_since = self._away_since or datetime.now(UTC)
+            return self._read_table(error)
+        self._away_since = None
+        return found
+
+    def _read_table(self, error: Exception) -> _Standing:
+        if (table := table_of(self.settings)) is None or table.looked() is None:
+            raise error
+        declarations = Declarations(self.settings.project)
+        found = picture_of(table, self.settings, datetime.now(UTC))
+        said = f"Since {self._away_since:%Y-%m-%d %H:%M:%S} UTC: {outage(error)}. Costs, approvals and what "
+        said += "was released are shown again once it is reached"
+        owners = {row.variant: _owners(declarations, row) for row in found.rows}
+        return _Standing(found, owners, (), (), [said])
+
+    def _read_store(self) -> _Standing:
         problems, declarations = list[str](), Declarations(self.settings.project)
         found = picture(self.settings, declarations, list(declarations), say=problems.append)
         problems += map(str, declarations.misnamed.values())
@@ -138,8 +165,11 @@ class FleetReader:
         devices = of_host(self.settings.host).table()
         held_up = {one.run_id: one.why for one in devices.waiting}
         going = in_progress(self.instance) if waiting else []
-        runs = [self._in_progress(record, held_up) for record in active]
+        is_own = own_runs(self.instance, self.settings)
+        runs = [self._in_progress(record, held_up) for record in active if is_own(record.dagster_run)]
         for record in waiting:
+            if not is_own(record.dagster_run):
+                continue
             run, since = record.dagster_run, record.create_timestamp.timestamp()
             why = activity_of(self.instance, self.settings, run, going).said
             runs.append(RunNow(_name(run), run.run_id, "queued", "", since, waits=why))

@@ -11,7 +11,7 @@ import dagster as dg
 
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.decision import sqlite_url
+from ft_dagster.fleet.decision import FILE, Owner, owner_of, sqlite_url
 from ft_dagster.fleet.refresh.lost_store import refuse_lost_store
 from ft_dagster.fleet.table.table import FleetTable, emptied
 from ft_dagster.launch.locks import locked
@@ -38,6 +38,19 @@ def open_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph = 
     """
     with _alone(instance, settings, graph):
         return FleetTable(fleet_url(instance, settings, graph))
+
+
+def owner_of_instance(instance: dg.DagsterInstance, settings: Settings) -> Owner | None:
+    """Return the project whose fleet the instance has; None before its first tick, and where the table cannot
+    be read.
+    """
+    in_database = getattr(instance.run_storage, "postgres_url", None) is not None
+    if not in_database and not (fleet_home(instance, settings, GRAPH) / FILE).is_file():
+        return None
+    try:
+        return owner_of(open_fleet(instance, settings))
+    except UserError:
+        return None
 
 
 def empty_fleet(instance: dg.DagsterInstance, settings: Settings) -> FleetTable:

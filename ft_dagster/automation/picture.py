@@ -56,7 +56,7 @@ def table_of_store(
     from ft_dagster.fleet.refresh.lost_store import refuse_lost_store
 
     try:
-        table = _table(settings)
+        table = table_of(settings)
     except UserError as error:  # it proves nothing: what the store says holds without it
         if needed:
             raise
@@ -67,7 +67,8 @@ def table_of_store(
     return table
 
 
-def _table(settings: Settings) -> FleetTable | None:
+def table_of(settings: Settings) -> FleetTable | None:
+    """Return what ticks know of the fleet, without a look at the store; None before the first."""
     from ft_dagster.fleet.decision import kept_elsewhere, table_beside
 
     if not kept_elsewhere(settings):

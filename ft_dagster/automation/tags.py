@@ -22,7 +22,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 
 TENANT, VARIANT, REASON, DUE = "ft/tenant", VARIANT_TAG, "ft/reason", "ft/due"
-# With the folder of its project, where the definitions name one: an instance may have several.
+# With the folder of its project before it, "" where the definitions name none: an instance may have several.
 PROJECT_TENANT, PROJECT_VARIANT = "ft/project_tenant", "ft/project_variant"
 CHARGES = "ft/charges"  # of a run that a budget was asked for
 STARTED_BY = {
@@ -52,8 +52,7 @@ def changed_tags(run: dg.DagsterRun, project: str = "") -> dict[str, str]:
         return disowned_tags(run) | unranked
     wanted = {TENANT: key.tenant, VARIANT: str(key), PRIORITY: _priority(key, project)}
     wanted |= {} if REASON in run.tags else {REASON: _reason(run)}
-    if project:
-        wanted |= {PROJECT_TENANT: f"{project}:{key.tenant}", PROJECT_VARIANT: f"{project}:{key}"}
+    wanted |= {PROJECT_TENANT: f"{project}:{key.tenant}", PROJECT_VARIANT: f"{project}:{key}"}
     return {name: value for name, value in wanted.items() if run.tags.get(name) != value}
 
 
@@ -61,6 +60,12 @@ def variant_in(tags: Mapping[str, str]) -> VariantKey | None:
     """Return the variant that the tags of a run name, as `changed_tags` made them; None: of none."""
     named = tags.get(VARIANT, NOBODY)
     return None if named == NOBODY else VariantKey.parse(named)
+
+
+def project_of(tags: Mapping[str, str]) -> str:
+    """Return the folder of the project that a run is of, by its tags; "" where its definitions name none."""
+    named = tags.get(PROJECT_VARIANT, NOBODY)
+    return "" if named == NOBODY else named.removesuffix(f":{tags.get(VARIANT, NOBODY)}")
 
 
 def disowned_tags(run: dg.DagsterRun) -> dict[str, str]:

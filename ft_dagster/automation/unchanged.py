@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ft_dagster.automation.processes.instance import Launched
-from ft_dagster.automation.tags import VARIANT
+from ft_dagster.automation.processes.own_runs import newest_runs
 from ft_dagster.dagster_private import DATA_VERSION
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
@@ -14,13 +14,13 @@ def unchanged(instance: dg.DagsterInstance, settings: Settings, key: VariantKey)
     """Return the newest run of a variant, where it succeeded, nothing changed since, and Dagster shows as
     newest the very artifacts that stand; else None: a run is to be started.
     """
-    newest = instance.get_runs(dg.RunsFilter(tags={VARIANT: str(key)}), limit=1)
-    if not newest or newest[0].status != dg.DagsterRunStatus.SUCCESS:
+    record = next(newest_runs(instance, settings, key), None)
+    if record is None or record.dagster_run.status != dg.DagsterRunStatus.SUCCESS:
         return None
     found = up_to_date(settings, key)
     if found is None or any(_shown(instance, key, name) != now for name, now in found.digests.items()):
         return None
-    return Launched(key, newest[0].run_id)
+    return Launched(key, record.dagster_run.run_id)
 
 
 def _shown(instance: dg.DagsterInstance, key: VariantKey, asset: str) -> str | None:

@@ -53,10 +53,11 @@ def cancel(context: typer.Context, names: Names, as_json: Json = False) -> None:
         found = {name: _named(instance, settings, name) for name in names}
         runs = {run.run_id: run for some in found.values() for run in some}.values()
         going = dagster_instance.unfinished(instance, list(runs))
+        killed = [run for run in going if dagster_instance.is_retried(instance, run)]
         if going:
             print("cancelling; waiting until no process of the runs is left", file=sys.stderr, flush=True)
         dagster_instance.cancel(instance, going)
-        ended = [_came_of(instance, settings, run, run in going) for run in runs]
+        ended = [_came_of(instance, settings, run, run in going, run in killed) for run in runs]
     if as_json:
         print_json({"runs": [each._asdict() for each in ended]})
     else:
@@ -82,7 +83,7 @@ class _CameOf(NamedTuple):
 
 def _named(instance: DagsterInstance, settings: Settings, name: str) -> list[Launched]:
     """Return the unfinished runs of a variant, or the run of an id. Raises UserError for neither."""
-    from ft_dagster.automation.processes.instance import Launched, unfinished_of
+    from ft_dagster.automation.processes.instance import Launched, newest_try, unfinished_of
     from ft_dagster.automation.processes.unfinished import run_named
     from ft_dagster.automation.tags import variant_in
 
@@ -97,17 +98,25 @@ def _named(instance: DagsterInstance, settings: Settings, name: str) -> list[Lau
         problem = "no variant's run has this id" if len(name) >= LEAST else "too short for a run's id"
         fix = "Name a variant as tenant.variant, or a run by the id that `ft-dagster run` and the UI show"
         raise UserError(problem, field="RUN", value=name, fix=fix)
-    return [Launched(of, run.run_id)]
+    newest = newest_try(instance, Launched(of, run.run_id))
+    if newest.run_id != run.run_id:
+        print(f"run {run.run_id[:8]} was tried again as run {newest.run_id[:8]}", file=sys.stderr)
+    return [newest]
 
 
-def _came_of(instance: DagsterInstance, settings: Settings, run: Launched, asked: bool) -> _CameOf:
-    """Say what came of a run. `asked`: to be cancelled, since it had not ended before."""
+def _came_of(
+    instance: DagsterInstance, settings: Settings, run: Launched, asked: bool, killed: bool
+) -> _CameOf:
+    """Say what came of a run. `asked`: to be cancelled, since it had not ended before; `killed`: it was to be
+    tried again.
+    """
     from ft_dagster.automation.processes.instance import (
         current_step,
         newest_try,
         status_of,
         unfinished,
     )
+    from ft_dagster.automation.run_launcher import process_of
     from ft_dagster.automation.running import newest_checkpoint
 
     run = newest_try(instance, run)
@@ -115,9 +124,15 @@ def _came_of(instance: DagsterInstance, settings: Settings, run: Launched, asked
     kept = newest_checkpoint(settings, run.key, since) if step == FINE_TUNED_MODEL.name else None
     ended, said = not unfinished(instance, [run]), f"{run.key}: run {run.run_id[:8]}"
     if not ended:
-        said += " was asked to end and has not yet: call this again, or see its page in the UI"
+        why = process_of(instance, run.run_id)
+        said += f" was asked to end and has not yet: {why.said}. Call this again"
+        said += "; if that machine is gone for good, end it on its page in the UI" * (
+            why.state == "elsewhere"
+        )
     elif not asked:
         said += f" had ended before ({status.lower()}): nothing to cancel"
+    elif status == "FAILURE" and killed:
+        said += f" had been killed, and is not tried again: `ft-dagster run {run.key}` goes on from there"
     elif status != "CANCELED":
         said += f" ended by itself meanwhile ({status.lower()})"
     else:

@@ -58,7 +58,7 @@ def _waiting_elsewhere(settings: Settings) -> dict[str, str]:
     from ft_dagster.automation.processes.instance import open_instance
 
     with open_instance(settings) as instance:
-        return waiting_runs(instance)
+        return waiting_runs(instance, settings)
 
 
 @fleet.command("due")

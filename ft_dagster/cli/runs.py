@@ -152,7 +152,7 @@ def _run(
     from ft_dagster.automation.processes.daemon import Daemon
 
     with Daemon(instance, settings, runs_follow=True) as daemon:
-        runs = _Runs(*_found(instance, keys))
+        runs = _Runs(*_found(instance, settings, keys))
         try:
             new = [key for key in keys if key not in {run.key for run in runs.asked}]
             runs.asked.extend(dagster_instance.launch(instance, settings, new, reason))
@@ -173,7 +173,9 @@ class _Runs(NamedTuple):
     followed: list[Launched]
 
 
-def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Launched], list[Launched]]:
+def _found(
+    instance: DagsterInstance, settings: Settings, keys: list[VariantKey]
+) -> tuple[list[Launched], list[Launched]]:
     """Runs of the variants that were submitted before: one that waits will read today's declaration when it
     starts, so it is as good as a new one; one that has started may have read another.
     """
@@ -182,8 +184,8 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
     from ft_dagster.automation.processes.instance import submitted
 
     queued, started = [DagsterRunStatus.QUEUED], [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
-    waiting = [runs[0] for key in keys if (runs := submitted(instance, key, queued))]
-    followed = [run for key in keys for run in submitted(instance, key, started)]
+    waiting = [runs[0] for key in keys if (runs := submitted(instance, settings, key, queued))]
+    followed = [run for key in keys for run in submitted(instance, settings, key, started)]
     for run in [*followed, *waiting]:
         Console(stderr=True).print(f"{run.key}: run {run.run_id[:8]} was submitted before; following it")
     return waiting, followed

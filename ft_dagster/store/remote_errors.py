@@ -56,7 +56,8 @@ def unreachable(error: BaseException) -> bool:
 
 def outage(error: BaseException) -> UserError:
     """Return the error to show for one by which a storage could not be reached."""
-    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    own = next((at for at in _causes(error) if not isinstance(at, UserError)), error)  # what is said already
+    said = " ".join(str(own).split()).rstrip(".") or type(own).__name__
     fix = "See that what `store` and `store_options` name answers from here, and try again"
     return UserError(f"{UNREACHED}: {said}", field="store", fix=fix)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
+from ft_dagster.automation.processes import instance as instance_module
 from ft_dagster.automation.processes.instance import failure_of, open_instance
-from ft_dagster.automation.run_launcher import here, tell_launch
+from ft_dagster.automation.processes.unfinished import come_to_each_failure
+from ft_dagster.automation.run_launcher import Machine, here, tell_launch
 from ft_dagster.automation.tags import NOBODY, PROJECT_VARIANT, VARIANT
 from ft_dagster.cli import app
-from ft_dagster.dagster_private import EngineEventData
+from ft_dagster.dagster_private import RETRIED_BY, WILL_RETRY, EngineEventData
+from ft_dagster.exit_codes import FAILED
 from ft_dagster.report.sentences.next_step import next_of_state
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import declare
@@ -111,3 +116,38 @@ def test_after_a_cancellation_nothing_is_to_be_mended(instance: dg.DagsterInstan
     instance.report_run_canceled(run)
     said = next_of_state(KEY, "failing", "", failure=failure_of(instance, run.run_id))
     assert said == f"`ft-dagster run {KEY}` goes on where it was cancelled"
+
+
+def test_a_killed_run_that_would_be_tried_again_is_not(project: Path, instance: dg.DagsterInstance) -> None:
+    """No daemon lives that would come to it; one that is started later passes it over."""
+    come_to_each_failure(instance)
+    run = run_of(instance, STATUS.STARTED)
+    instance.report_run_failed(run, "its process was killed")
+    began = time.monotonic()
+    done = cancel(project, KEY, "--json")
+    assert done.exit_code == 0, done.output
+    assert time.monotonic() - began < 60, "it did not wait for what nobody would do"
+    [said] = json.loads(done.stdout)["runs"]
+    assert (said["run_status"], said["unfinished"]) == ("FAILURE", False)
+    assert f"had been killed, and is not tried again: `ft-dagster run {KEY}`" in said["message"]
+    assert present(instance.get_run_by_id(run.run_id)).tags[WILL_RETRY] == "false"
+
+
+def test_a_run_whose_process_is_on_another_machine_says_so_where_it_does_not_end(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(instance, STATUS.STARTED)
+    tell_launch(instance, run, Machine("node-7", "a boot"))
+    at_once = partial(instance_module.cancel, patience=0)
+    monkeypatch.setattr(instance_module, "cancel", at_once)
+    done = cancel(project, KEY)
+    assert done.exit_code == FAILED
+    assert "has not yet: its process is on node-7. Call this again; if that machine is gone" in done.output
+
+
+def test_the_id_of_an_earlier_try_names_the_newest(project: Path, instance: dg.DagsterInstance) -> None:
+    first, second = run_of(instance, STATUS.FAILURE), run_of(instance, STATUS.SUCCESS)
+    instance.add_run_tags(first.run_id, {RETRIED_BY: second.run_id})
+    done = cancel(project, first.run_id)
+    assert f"run {first.run_id[:8]} was tried again as run {second.run_id[:8]}" in done.stderr
+    assert f"{KEY}: run {second.run_id[:8]} had ended before (success): nothing to cancel" in done.stdout

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from ft_dagster.automation.processes.instance import current_step, said_of_step
+from ft_dagster.automation.processes.own_runs import own_runs
 from ft_dagster.automation.processes.unfinished import IN_PROGRESS, WAITING, in_progress, waits_for
 from ft_dagster.automation.running import program_now
 from ft_dagster.automation.tags import VARIANT
@@ -58,19 +59,20 @@ def activities(
     instance: dg.DagsterInstance, settings: Settings, variants: Collection[str]
 ) -> dict[str, RunActivity]:
     """Return what these variants' unfinished runs do now, by variant; of several, the oldest."""
-    going, found = in_progress(instance), _oldest(instance, [*WAITING, *IN_PROGRESS])
+    going, found = in_progress(instance), _oldest(instance, settings, [*WAITING, *IN_PROGRESS])
     named = {name: run for name, run in found.items() if name in variants}
     return {name: activity_of(instance, settings, run, going) for name, run in named.items()}
 
 
-def waiting_runs(instance: dg.DagsterInstance) -> dict[str, str]:
+def waiting_runs(instance: dg.DagsterInstance, settings: Settings) -> dict[str, str]:
     """Return why runs wait that have not begun, by variant."""
-    going, found = in_progress(instance), _oldest(instance, NOT_BEGUN)
+    going, found = in_progress(instance), _oldest(instance, settings, NOT_BEGUN)
     return {name: waits_for(instance, run, going) for name, run in found.items()}
 
 
 def _oldest(
-    instance: dg.DagsterInstance, statuses: Sequence[dg.DagsterRunStatus]
+    instance: dg.DagsterInstance, settings: Settings, statuses: Sequence[dg.DagsterRunStatus]
 ) -> dict[str, dg.DagsterRun]:
     runs = instance.get_runs(dg.RunsFilter(statuses=statuses))  # the newest first
-    return {run.tags.get(VARIANT) or run.job_name: run for run in runs}
+    own = filter(own_runs(instance, settings), runs)
+    return {run.tags.get(VARIANT) or run.job_name: run for run in own}

@@ -70,8 +70,10 @@ def fleet_routes(reader: Callable[[], FleetReader], host: str) -> list[BaseRoute
         found, problems = reader().now(), list[str]()
         try:
             past = reader().releases(key)
-        except UserError as error:
-            past, problems = [], [str(error)]
+        except Exception as error:
+            if not isinstance(error, UserError) and not unreachable(error):
+                raise
+            past, problems = [], [str(_in_words(error))] if not found.problems else []
         shown = variant_page(found, row, past, reader().past_runs(key), reader().assets)
         return _html(shown._replace(problems=[*shown.problems, *problems]))
 
@@ -97,8 +99,11 @@ def fleet_routes(reader: Callable[[], FleetReader], host: str) -> list[BaseRoute
 
 
 def _not_to_be_shown(error: Exception) -> Response:
-    said = error if isinstance(error, UserError) else outage(error)
-    return _html(LivePage("Not to be shown", "", menu(""), (), [str(said)]), 503)
+    return _html(LivePage("Not to be shown", "", menu(""), (), [str(_in_words(error))]), 503)
+
+
+def _in_words(error: Exception) -> UserError:
+    return error if isinstance(error, UserError) else outage(error)
 
 
 def is_own_name(host: str, named: set[str]) -> bool:

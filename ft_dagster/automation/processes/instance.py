@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from ft_dagster.assets.partitions import GRAPH, PARTITIONS
 from ft_dagster.assets.release import put_into_production, release_event
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.processes import unfinished as unfinished_runs
+from ft_dagster.automation.processes.own_runs import newest_runs, own_runs
 from ft_dagster.automation.run_launcher import LAUNCHER, MONITORING, process_of
-from ft_dagster.automation.tags import NOBODY, PROJECT_VARIANT, TENANT, VARIANT, variant_tags
+from ft_dagster.automation.tags import TENANT, VARIANT, variant_tags
 from ft_dagster.dagster_private import (
     PARTITION,
     RETRIED_BY,
     STEPS,
+    WILL_RETRY,
     CodeLocationOrigin,
     InProcessCodeLocationOrigin,
     ManagedGrpcPythonEnvCodeLocationOrigin,
@@ -231,13 +234,13 @@ def launch(
 
 
 def submitted(
-    instance: dg.DagsterInstance, key: VariantKey, statuses: list[dg.DagsterRunStatus]
+    instance: dg.DagsterInstance, settings: Settings, key: VariantKey, statuses: list[dg.DagsterRunStatus]
 ) -> list[Launched]:
     """Return the runs of a variant's whole chain in these states, whoever submitted them; the oldest
     first.
     """
     filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)}, statuses=statuses)
-    runs = instance.get_runs(filters, ascending=True)
+    runs = filter(own_runs(instance, settings), instance.get_runs(filters, ascending=True))
     return [
         Launched(key, run.run_id) for run in runs if run.asset_selection is None and STEPS not in run.tags
     ]
@@ -292,9 +295,15 @@ def cancel(instance: dg.DagsterInstance, launched: Sequence[Launched], patience:
 
 
 def _end_without_process(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Report a run as cancelled whose process was killed: nobody else will say that it has ended."""
+    """Report a run as cancelled whose process was killed: nobody else will say that it has ended. One that
+    failed already is not run again.
+    """
     run = instance.get_run_by_id(run_id)
-    if run is not None and not run.is_finished and process_of(instance, run_id).state == "gone":
+    if run is None:
+        return
+    if unfinished_runs.awaits_retry(instance, run):
+        instance.add_run_tags(run_id, {WILL_RETRY: "false"})
+    elif not run.is_finished and process_of(instance, run_id).state == "gone":
         instance.report_run_canceled(run)
 
 
@@ -305,11 +314,9 @@ def unfinished_of(instance: dg.DagsterInstance, settings: Settings, key: Variant
     tags = {VARIANT: str(key)}
     statuses = [*unfinished_runs.WAITING, *unfinished_runs.IN_PROGRESS]
     runs = list(instance.get_runs(dg.RunsFilter(tags=tags, statuses=statuses), ascending=True))
-    killed = instance.get_runs(dg.RunsFilter(tags=tags, statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
-    runs += [run for run in killed if unfinished_runs.awaits_retry(instance, run)]
-    named = {run.run_id: run.tags.get(PROJECT_VARIANT, NOBODY).removesuffix(f":{key}") for run in runs}
-    here = {NOBODY} | {each for each in named.values() if Path(each).resolve() == settings.project.resolve()}
-    return [Launched(key, run.run_id) for run in runs if named[run.run_id] in here]
+    failed = islice(newest_runs(instance, settings, key, [dg.DagsterRunStatus.FAILURE]), 1)
+    runs += [r.dagster_run for r in failed if unfinished_runs.awaits_retry(instance, r.dagster_run)]
+    return [Launched(key, run.run_id) for run in filter(own_runs(instance, settings), runs)]
 
 
 def unfinished(instance: dg.DagsterInstance, launched: Sequence[Launched]) -> list[Launched]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 from ft_dagster.audit.kept_answers import folder_of, keep_answer
 from ft_dagster.automation.fleet_now import FleetReader
 from ft_dagster.automation.processes.fleet_routes import fleet_routes, is_own_name
-from ft_dagster.automation.processes.instance import Launched, dagster_yaml
+from ft_dagster.automation.processes.instance import Launched, dagster_yaml, open_instance
 from ft_dagster.automation.tags import TENANT, VARIANT
 from ft_dagster.cli import app
 from ft_dagster.cli.run_states import looked_at
@@ -27,9 +28,12 @@ from ft_dagster.fleet.live_page import FleetQuery, fleet_page
 from ft_dagster.report.pages.live import as_live_html
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
+from tests.automation.declarations import ticked
+from tests.e2e.project import edit
 from tests.instances import ORIGIN, new_instance
 from tests.kept_project import OLD_PROJECT
 from tests.long import mostly_long
+from tests.s3_server import serve_s3
 
 pytestmark = pytest.mark.slow
 PAGES = ("/fleet", "/fleet/audit", "/fleet/acme.places", "/fleet/acme.places/report")
@@ -200,3 +204,29 @@ def test_a_port_that_is_taken_is_one_line_with_the_way_out(settings: Settings) -
     assert str(done.exception) == (
         f"--port: another program listens there (got '127.0.0.1:{port}'). Give another, as --port {port + 1}"
     )
+
+
+def test_while_the_store_is_away_the_pages_show_what_was_known_and_since_when(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder, served = settings.project, tmp_path / "s3"
+    shutil.copytree(folder / "store", served / "artifacts/store")
+    with serve_s3(served) as s3:
+        stored = {"store": "s3://artifacts/store", "store_options": s3.options}
+        edit(folder / "ft_dagster.yaml", lambda content: content.update(stored))
+        there = load_settings(folder)
+        with open_instance(there) as instance:
+            ticked(folder, instance, datetime.now(UTC))
+    with open_instance(there) as instance:
+        reader = FleetReader(instance, there)
+        client = TestClient(Starlette(routes=fleet_routes(lambda: reader, "127.0.0.1")), "http://localhost")
+        for path in ("/fleet", "/fleet/acme.places"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            said = answer.text.replace("\u200b", "")
+            assert "UTC: store: the storage could not be reached: Could not connect" in said
+            assert said.count("could not be reached") == 1
+            assert "acme.places" in said
+    with serve_s3(served, int(s3.endpoint.rpartition(":")[2])), open_instance(there) as instance:
+        reader = FleetReader(instance, there)
+        assert reader.now().problems == []

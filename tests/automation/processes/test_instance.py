@@ -158,6 +158,8 @@ def test_a_run_of_a_declaration_that_cannot_be_read_is_tagged_all_the_same(setti
     assert missing == {
         "ft/tenant": "acme",
         "ft/variant": "acme.broken",
+        "ft/project_tenant": ":acme",
+        "ft/project_variant": ":acme.broken",
         "ft/reason": "ui",
         "dagster/priority": "0",
     }
@@ -178,12 +180,14 @@ def test_the_runs_of_a_variant_that_a_command_follows_are_those_of_its_whole_cha
         tags = {PARTITION: variant}
         return instance.create_run_for_job(chain, status=started[0], tags=tags, **more).run_id
 
+    declare(tmp_path, str(key))
+    here = load_settings(tmp_path)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         first, second = make(instance, "acme.support"), make(instance, "acme.support")
         make(instance, "acme.other")
         make(instance, "acme.support", asset_selection=frozenset({dg.AssetKey("declaration")}))
-        assert [run.run_id for run in submitted(instance, key, started)] == [first, second]
-        assert submitted(instance, key, [dg.DagsterRunStatus.STARTING]) == []
+        assert [run.run_id for run in submitted(instance, here, key, started)] == [first, second]
+        assert submitted(instance, here, key, [dg.DagsterRunStatus.STARTING]) == []
 
 
 def test_those_who_open_a_new_instance_at_once_all_can(settings: Settings) -> None:
