@@ -33,11 +33,13 @@ from ft_dagster.fleet_settings import FleetSettings
 from ft_dagster.host_settings import Host
 from ft_dagster.kubernetes_settings import KubernetesSettings
 from ft_dagster.notification_settings import NotificationSettings, RegistrySettings
+from ft_dagster.provenance.signing import TRUST_FILE, signing_key_file, signing_key_text
 from ft_dagster.roots import UPSTREAM, Roots, is_address
 from ft_dagster.settings_part import Part, Tenant
 from ft_dagster.spec.data import ASSET, ASSET_KEY
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
+from ft_dagster.spec.trust import load_trust
 from ft_dagster.spec.validation import mistakes_in
 from ft_dagster.spec.variant import ResourcesSpec
 from ft_dagster.spec.yaml_files import FIELDS, read_yaml
@@ -201,6 +203,13 @@ class Settings(BaseSettings):
     keys: Path = Field(
         Path(".ft_dagster/keys"), description="Keys of record trees, of this user alone; back them up"
     )
+    signing_key: str | None = Field(
+        None,
+        min_length=1,
+        description="The private key by which this process signs what it makes and releases: a PEM file of "
+        "this user alone, the URI of a key service, or, in the environment alone, the PEM text; null: it "
+        "signs nothing",
+    )
     cache_gb: float | None = Field(
         None,
         gt=0,
@@ -309,6 +318,7 @@ class Settings(BaseSettings):
         UserError as `open_store`.
         """
         own, given = place.rstrip("/") == self.store.rstrip("/"), dict(options or {})
+        trust = load_trust(self.project, self.signing_key)
         profile = self.store_profiles.default
         if own and profile is not None and place.startswith("s3://") and not CREDENTIALS & given.keys():
             self._check_profile(profile)
@@ -316,7 +326,7 @@ class Settings(BaseSettings):
         try:
             given = {**self.store_options, **given}
             limit = None if self.cache_gb is None else self.cache_gb * 1e9
-            return Store(place, given, self.dagster_home, limit, self.cache_folder)
+            return Store(place, given, self.dagster_home, limit, self.cache_folder, trust=trust)
         except (ValueError, TypeError, ImportError) as error:
             fix = "Name a folder or s3://bucket/prefix, and options of that file system"
             raise UserError(
@@ -394,7 +404,7 @@ class Settings(BaseSettings):
         named = (*self.sources.allow, *alone)
         store = () if is_address(self.store) else (self.store,)
         private = (self.work, self.keys, self.dagster_home, self.own_home, UPSTREAM)
-        own = (*map(str, private), FILE, POLICY_FILE)
+        own = (*map(str, private), FILE, POLICY_FILE, TRUST_FILE, *signing_key_file(self.signing_key))
         return Roots(
             project=Path(self._inside(".")),
             tenant=tenant,
@@ -445,6 +455,10 @@ def load_settings(project: Path | str | None = None) -> Settings:
         )
     fix = f"{FIELDS}; `ft-dagster schema --settings` lists them"
     content = read_yaml(file, empty=True, fix=fix) if os.path.lexists(file) else {}
+    if signing_key_text(str(content.get("signing_key"))):
+        fix = "Put it into a file of mode 600 and name that, and sign by a new one from now on"
+        problem = "the private key itself: whoever reads this file signs by it"
+        raise UserError(problem, file=file, field="signing_key", fix=fix)
     try:
         settings = Settings(project=folder, **{str(k): v for k, v in content.items() if k != "project"})
     except ValidationError as error:

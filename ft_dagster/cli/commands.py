@@ -30,6 +30,7 @@ FILES = {  # with their commands, in the order in which --help shows them
     "experiments": ("bakeoff", "sweep"),
     "store": ("store",),
     "canaries": ("canaries",),
+    "trust": ("trust",),
     "audit.questions": ("audit",),
     "audit.proofs": ("audit",),
     "audit.crossings": ("audit",),

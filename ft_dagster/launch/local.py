@@ -19,6 +19,7 @@ from ft_dagster.launch import processes
 from ft_dagster.launch.leases import Lease
 from ft_dagster.launch.warm.client import Wanted, WarmSupervisor, start_server, start_warm
 from ft_dagster.program import ProgramResult
+from ft_dagster.provenance.signing import without_key
 
 GRACE = 45.0  # seconds; torchrun itself waits 30 for its workers
 KILL_AFTER = 5.0
@@ -248,7 +249,7 @@ def _let_go(supervisor: Started) -> None:
 
 def _environment(lease: Lease | None, extra: dict[str, str] | None) -> dict[str, str]:
     # Unbuffered, so that Dagster's compute logs show each line when it is printed.
-    own = {"PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": SPINS, **os.environ, **(extra or {})}
+    own = {"PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": SPINS, **without_key(os.environ), **(extra or {})}
     return {**own, **(lease.environment() if lease is not None else {})}
 
 

@@ -1,11 +1,12 @@
 """Copies one store into another (`store copy`), folder or S3, each byte held against its digest.
 
-First come all artifacts, each one's files before its manifest; then what lies beside them; then the release
-logs, entry by entry; the heads come last. Logs and heads are those from before the artifacts were listed. So
-the target is at every moment a store that holds, in which less is known; killed, the next call goes on behind
-the last manifest. Attempts that nobody committed stay behind, and claims but those of removals. What the
-target's own retention removed is not brought back; what the source's removed stays in the target until the
-target's removes it, or something comes that was made in its place and nothing there needs the old one.
+First come the signatures, then all artifacts, each one's files before its manifest; then what lies beside
+them; then the release logs, entry by entry; the heads come last. Logs and heads are those from before the
+artifacts were listed. So the target is at every moment a store that holds, in which less is known; killed,
+the next call goes on behind the last manifest. Attempts that nobody committed stay behind, and claims but
+those of removals. What the target's own retention removed is not brought back; what the source's removed
+stays in the target until the target's removes it, or something comes that was made in its place and nothing
+there needs the old one.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Keyed, contents_of
 from ft_dagster.store.exclusive import PROBES, WRITER
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal, outlives, removal_claim
+from ft_dagster.store.signatures import FOLDER
 from ft_dagster.store.transfer import Transfer, fetch, persist, send
 from ft_dagster.strict_json import loads
 
@@ -81,8 +83,10 @@ def copy_store(
     records = [file for file in contents.records if _is_record(file) and not _is_mutable(file)]
     fixed = [file for file in records if not _is_of_log(file)]
     expect(len(committed) + len(fixed) + len(changing))
+    signatures = [file.path for file in fixed if _is_signature(file)]
+    yield from copy.each(copy.record, signatures)
     yield from copy.each(copy.artifact, committed)
-    yield from copy.each(copy.record, [file.path for file in fixed])
+    yield from copy.each(copy.record, [file.path for file in fixed if not _is_signature(file)])
     for prefix, entries in logs.items():
         yield from copy.log(prefix, entries)
     yield from copy.each(copy.changing, list(changing.items()))
@@ -281,6 +285,10 @@ def _is_record(file: StoredFile) -> bool:
     """
     parts = PurePosixPath(file.path).parts
     return parts[0] not in (WRITER, PROBES) and not any(part.startswith(".") for part in parts)
+
+
+def _is_signature(file: StoredFile) -> bool:
+    return PurePosixPath(file.path).parent.name == FOLDER
 
 
 def _is_of_log(file: StoredFile) -> bool:

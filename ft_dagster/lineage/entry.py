@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from ft_dagster.errors import UserError
@@ -37,6 +37,7 @@ class ReleaseEntry:
     schema 3), and `unmeasured`: why it could not be held against the version in production, where it could
     not. Of a promotion and a rollback: whether it was `forced`, and the rollbacks of releases beneath it in
     spite of which it was (`accepted`). Of a rollback: `from_version`, the one served before.
+    `by_name_alone`, in no file: whether an approver's key ought to have signed what `by` did, and has not.
     """
 
     action: Action
@@ -64,6 +65,7 @@ class ReleaseEntry:
     unmeasured: str | None = None
     accepted: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+    by_name_alone: bool = field(default=False, compare=False)
 
     @property
     def doubt(self) -> str | None:
@@ -74,7 +76,7 @@ class ReleaseEntry:
         """Return the entry as it is stored: without what only other actions have."""
         others = {name for action in ACTIONS if action != self.action for name in _OWN[action]}
         others -= {"forced"} if self.forced else set()
-        others |= {name for name in _IF_ANY if not getattr(self, name)}
+        others |= {"by_name_alone", *(name for name in _IF_ANY if not getattr(self, name))}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def then(

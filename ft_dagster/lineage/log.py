@@ -23,7 +23,9 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry, broken_entry
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.manifest import variant_of
+from ft_dagster.provenance.signing import RELEASE as RELEASED
 from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.signatures import moment, require, sign, signers
 from ft_dagster.strict_json import loads
 
 CHAINED = 3  # the first schema whose entries name what stands before them
@@ -107,7 +109,7 @@ def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]
         if content is None:
             gone = "this entry of a release log is missing"
             raise UserError(gone, file=store.uri(path), fix=RESTORE)
-        entry = _entry(content, store.uri(path))
+        entry = _entry(store, prefix, path, content)
         if entry.schema_version >= CHAINED and not head.entries:  # the first one before its head
             uncounted.append(store.uri(path))
             continue
@@ -135,6 +137,7 @@ def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> R
     """Write `entry` after `log`; as it was written, or None where another writer was faster."""
     linked, number = replace(entry, previous=log.link), len(log.entries) + 1
     content = as_stored(linked.to_json())
+    sign(store, prefix, content, RELEASED)
     if not store.create_exclusively(entry_path(prefix, number), content):
         return None
     _mark(store, prefix, number, content)
@@ -150,7 +153,7 @@ def adopt(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> Re
     (content,) = store.read_each([path])
     if content is None or marked(store, prefix) >= number:
         return None
-    found = _entry(content, store.uri(path))
+    found = _entry(store, prefix, path, content)
     same = replace(entry, at=found.at, entry=found.entry, run_id=found.run_id, previous=log.link)
     if same != found:
         said = f"{found.action} of version {found.version} by {found.by}"
@@ -247,9 +250,18 @@ def _contents(store: Store, prefix: str, count: int, *, recalled: bool = False) 
         )
 
 
-def _entry(content: bytes, file: str) -> ReleaseEntry:
+def _entry(store: Store, prefix: str, path: str, content: bytes) -> ReleaseEntry:
+    """Return an entry, with whether the signature is that of who it names. Raises UserError for one that
+    bears none where it needs one.
+    """
+    file = store.uri(path)
     try:
-        found = loads(content)
+        found = ReleaseEntry.from_json(loads(content), file=file)
     except ValueError:
         raise broken_entry(file) from None
-    return ReleaseEntry.from_json(found, file=file)
+    if store.trust is None:
+        return found
+    at = moment(found.at)
+    require(store, prefix, content, RELEASED, at, where=file)
+    by = {key.person for key in signers(store, prefix, content, RELEASED, at)}
+    return replace(found, by_name_alone=store.trust.has_approvers and found.by not in by)

@@ -212,6 +212,7 @@ def promote(
         stands = chosen.version == production_in(past) and not any(each.rule in APPROVED for each in found)
         if not stands:
             _refuse_others(request, chosen.version)
+            _refuse_another_key(store, request)
         refuse(each for each in found if not _is_decided(each, request, forced=forced))
         if stands:
             return (past[-1] if past[-1].action == PROMOTE else chosen), False
@@ -308,6 +309,22 @@ def _refuse_others(request: ReleaseRequest, version: int) -> None:
             field="release.approvers",
             value=request.user,
             fix=f"Ask {' or '.join(request.approvers)}",
+        )
+
+
+def _refuse_another_key(store: Store, request: ReleaseRequest) -> None:
+    """Raises UserError where approvals are signed, and the key of another person would sign this one."""
+    trust = store.trust
+    if trust is None or not trust.has_approvers or not request.approvers:
+        return
+    person = None if trust.signer is None else trust.signer.key.person
+    if person != request.user:
+        raise UserError(
+            f"an approval by {request.user} is signed by the key of {request.user}",
+            file=trust.file,
+            field="signing_key",
+            value=None if trust.signer is None else trust.signer.key.name,
+            fix=f"Run it where `signing_key` is the approver's key of {request.user}",
         )
 
 

@@ -116,7 +116,7 @@ def accepted(past: Sequence[ReleaseEntry], entry: ReleaseEntry, approvers: Seque
     return {
         what
         for each in past
-        if each.version == entry.version and each.by in approvers
+        if each.version == entry.version and each.by in approvers and not each.by_name_alone
         for what in each.accepted
     }
 
@@ -151,5 +151,5 @@ def _is_approved(past: Sequence[ReleaseEntry], entry: ReleaseEntry, approvers: S
     """Say whether one of those who may approve a version today promoted it; none named: whether anyone
     did.
     """
-    promoted = [each.by for each in past if each.action == PROMOTE and each.version == entry.version]
-    return any(not approvers or by in approvers for by in promoted)
+    promoted = [each for each in past if each.action == PROMOTE and each.version == entry.version]
+    return any(not approvers or (each.by in approvers and not each.by_name_alone) for each in promoted)

@@ -24,9 +24,11 @@ from ft_dagster.files import is_full
 from ft_dagster.provenance.digest import FileDigest, files_below
 from ft_dagster.provenance.hash_cache import cached_digests
 from ft_dagster.provenance.manifest import check_predicate, check_subject, predicate_of
+from ft_dagster.provenance.signing import MANIFEST, TOMBSTONE
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS, held, hold, make_room
+from ft_dagster.store.signatures import moment, require
 from ft_dagster.store.transfer import OTHER_BYTES, Transfer, each_at_once, fetch_all, persist
 from ft_dagster.strict_json import loads
 
@@ -239,7 +241,10 @@ def _stated(store: Store, place: Place, content: bytes, generation: int) -> Arti
     where = store.uri(place.manifest_of(generation))
     manifest = _json(content, where)
     if not isinstance(manifest, dict) or "removed" not in manifest:
-        return _artifact(place, manifest, content, where, generation)
+        artifact = _artifact(place, manifest, content, where, generation)
+        made = moment(artifact.predicate["created"])
+        require(store, place.prefix, content, MANIFEST, made, where=where)
+        return artifact
     try:
         refuse_newer(manifest["schema_version"], TOMBSTONE_VERSION, file=where)
         said, original = manifest["removed"], str(manifest["manifest"]).encode()
@@ -249,6 +254,7 @@ def _stated(store: Store, place: Place, content: bytes, generation: int) -> Arti
             "not a record of a removal", file=where, fix="Restore the file from a backup"
         ) from None
     made = _artifact(place, _json(original, where), original, where, generation)
+    require(store, place.prefix, content, TOMBSTONE, moment(at), where=where)
     return Removed(made, at, why, original)
 
 

@@ -15,8 +15,10 @@ from ft_dagster.errors import UserError
 from ft_dagster.files import sync_below
 from ft_dagster.provenance.digest import FileDigest, hash_folder
 from ft_dagster.provenance.manifest import predicate_of
+from ft_dagster.provenance.signing import MANIFEST
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, stated, transfers
 from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.signatures import sign
 from ft_dagster.store.transfer import send_all
 
 log = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ def note_digest(store: Store, artifact: Artifact) -> None:
 
 def _create_manifest(store: Store, place: Place, content: bytes) -> None:
     """Commit after what was removed under the key; nothing where an artifact stands."""
+    sign(store, place.prefix, content, MANIFEST)
     for generation in count(1):
         path = place.manifest_of(generation)
         if store.create_exclusively(path, content):

@@ -21,6 +21,7 @@ import fsspec
 from ft_dagster.errors import UserError
 from ft_dagster.files import draft_in, put, put_new, write_whole
 from ft_dagster.provenance.digest import files_below, no_file
+from ft_dagster.provenance.signing import Trust
 from ft_dagster.store import recall
 from ft_dagster.store.exclusive import RemoteCreation
 from ft_dagster.store.remote_errors import CLOSED, OPEN_IT, name_of, profiles_written
@@ -58,7 +59,8 @@ class Store:
     copies of a remote store's artifacts may take on this host, None: any amount (see `cache`). `memory`: the
     folder in which this host remembers small files of a remote store (see `recall`), None: nowhere.
     `checked`: what `artifacts.stated` made of the newest manifests, by their places and bytes, for who reads
-    many and changes none of them; None: each is checked anew.
+    many and changes none of them; None: each is checked anew. `trust`: whose signatures count on what is
+    stated there (see `signatures`), None: nobody's are asked for.
     """
 
     def __init__(
@@ -68,7 +70,10 @@ class Store:
         locks: Path | None = None,
         cache_bytes: float | None = None,
         memory: Path | None = None,
+        *,
+        trust: Trust | None = None,
     ) -> None:
+        self.trust = trust
         self.cache_bytes = cache_bytes
         if re.fullmatch(r"\w+://+", url) and not url.startswith("file:"):
             raise ValueError("no bucket is named")

@@ -27,6 +27,7 @@ from ft_dagster.store.attempts import (
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.exclusive import name_of
 from ft_dagster.store.removal import finish_removal, keep, kept_in_use
+from ft_dagster.store.signatures import refuse_without_key
 
 LOCKS = "locks"  # in the work folder
 
@@ -110,6 +111,7 @@ def _build(
     """Build and commit an artifact. Until its manifest is written an attempt may be removed; after that
     nothing is, for it may stand.
     """
+    refuse_without_key(store)
     attempt = begin_attempt(store, recipe.place, work)
     with _a_full_disk_is_said(attempt):
         try:

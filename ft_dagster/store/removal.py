@@ -18,11 +18,13 @@ from threading import Event, Thread
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.signing import TOMBSTONE
 from ft_dagster.stage_entries import ENTRIES
 from ft_dagster.store.artifacts import TOMBSTONE_VERSION, Artifact, Place, Removed, stated
 from ft_dagster.store.blobs import Store, as_stored
 from ft_dagster.store.numbered import highest_number, numbered
 from ft_dagster.store.remote_errors import unreachable
+from ft_dagster.store.signatures import sign
 
 log = logging.getLogger(__name__)
 KEPT, REMOVED = "kept", "removed"
@@ -122,7 +124,9 @@ def finish_removal(store: Store, artifact: Artifact, files: Iterable[str] = ()) 
         last = _last_claim(store, artifact)
         if last.claim != REMOVED:
             raise ValueError(f"{artifact.path}: nobody claimed its removal")
-        store.write(path, as_stored(_tombstone(content, last)))
+        tombstone = as_stored(_tombstone(content, last))
+        sign(store, artifact.place.prefix, tombstone, TOMBSTONE)
+        store.write(path, tombstone)
     attempt = artifact.predicate["attempt"]
     listed = {f"{attempt}/{name}" for name in artifact.files}.union(files)
     gone = (name for name in sorted(listed) if not outlives(artifact.place, name.removeprefix(f"{attempt}/")))

@@ -218,6 +218,7 @@ def verified_parts(found: Verified, cannot_notice: Iterable[str]) -> Iterator[Pa
     yield f"{counted(found.artifacts, 'artifact')}{before}{gone}, {measured}: {what}"
     for line in cannot_notice:
         yield f"not noticed by any check: {line}"
+    yield f"signatures: {found.signed}"
     if cannot_notice and found.since:
         yield f"release logs, heads and tries are held against what they were since {found.since}"
 

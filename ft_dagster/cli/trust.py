@@ -1,0 +1,180 @@
+"""Defines commands about signatures: trust new-key, trust list, trust unsigned, trust sign."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ft_dagster.cli.commands import app
+from ft_dagster.cli.common import KEEPING, Json, declaring_tenants, load_settings, print_json, show, tell
+from ft_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    from ft_dagster.lineage.statements import Statement
+
+trust = typer.Typer(
+    help="Signatures: whose count, what bears none, and keys to sign by.", no_args_is_help=True
+)
+app.add_typer(trust, name="trust", rich_help_panel=KEEPING)
+Tenant = Annotated[str | None, typer.Option(help="Of this tenant alone", autocompletion=declaring_tenants)]
+
+
+@trust.command("new-key")
+def new_key(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="What messages call it, such as builder-2027")],
+    role: Annotated[
+        Literal["builder", "approver", "auditor"],
+        typer.Option(
+            help="What its signature stands for: what runs make, an approval, what was there before"
+        ),
+    ] = "builder",
+    person: Annotated[
+        str | None, typer.Option(help="Of an approver: the name that release.approvers lists")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the private key is written; default: signing/ in `keys`")
+    ] = None,
+) -> None:
+    """Make an Ed25519 key: the private part in a file of this user alone, the public part for trust.yaml.
+
+    trust.yaml is written where there is none. Where there is one, its entry is printed: whoever may write
+    that file decides whose signatures count.
+    """
+    from ft_dagster.provenance.signing import TRUST_FILE
+    from ft_dagster.provenance.signing import new_key as make_key
+    from ft_dagster.spec.trust import TrustKeySpec
+    from ft_dagster.spec.validation import validate
+
+    settings = load_settings(context.obj)
+    private, public = make_key()
+    entry = {"name": name, "role": role, "public": public, "begins": datetime.now(UTC).date()}
+    entry |= {} if person is None else {"person": person}
+    validate(TrustKeySpec, entry, lambda field: None, "See `ft-dagster trust new-key --help`")
+    file = (folder or settings.keys_folder / "signing") / f"{name}.pem"
+    _write_private(file, private)
+    root = settings.project / TRUST_FILE
+    said = _as_yaml(entry)
+    if root.exists():
+        tell(f"Add this to the keys of {root}, and raise its version:\n{said}")
+    else:
+        root.write_text(
+            f"schema_version: 1\nversion: 1\nunsigned: accepted  # or: refused\nkeys:\n{said}", "utf-8"
+        )
+        tell(f"Wrote {root}")
+    tell(f"The private key is {file}. To sign by it, name it as signing_key in ft_dagster.yaml")
+
+
+@trust.command("list")
+def list_keys(context: typer.Context, as_json: Json = False) -> None:
+    """Show whose signatures count, and by which key this process signs."""
+    store = load_settings(context.obj).open_store()
+    root = store.trust
+    if root is None:
+        if as_json:
+            print_json({"version": None, "unsigned": "accepted", "keys": []})
+        else:
+            tell("There is no trust.yaml: nothing is signed, and nobody's signature is asked for")
+        return
+    here = None if root.signer is None else root.signer.key.id
+    keys: list[dict[str, Any]] = [
+        {
+            "name": key.name,
+            "role": key.role,
+            "person": key.person,
+            "id": key.id,
+            "begins": key.begins.date().isoformat(),
+            "ends": None if key.ends is None else key.ends.date().isoformat(),
+            "revoked": key.revoked,
+            "signs_here": key.id == here,
+        }
+        for key in root.keys
+    ]
+    if as_json:
+        print_json({"version": root.version, "unsigned": root.unsigned, "keys": keys})
+        return
+    table = Table("key", "role", "id", "from", "to", "", box=SIMPLE_HEAD)
+    for key in keys:
+        more = "revoked" if key["revoked"] else "signs here" if key["signs_here"] else ""
+        role = key["role"] if key["person"] is None else f"{key['role']} ({key['person']})"
+        table.add_row(key["name"], role, key["id"][:16], key["begins"], key["ends"] or "", more)
+    show(table)
+    tell(f"{root.file}, version {root.version}; what nobody signed is {root.unsigned}")
+
+
+@trust.command()
+def unsigned(context: typer.Context, tenant: Tenant = None, as_json: Json = False) -> None:
+    """List what bears no signature that counts, a file each: what is to be signed, made again or deleted.
+
+    Exits with 1 where there is anything.
+    """
+    from ft_dagster.lineage import statements
+
+    store = load_settings(context.obj).open_store()
+    statements.without_refusal(store)
+    found = [_shown(store.uri(one.path), one) for one in statements.unsigned(store, tenant)]
+    if as_json:
+        print_json({"unsigned": found})
+    else:
+        for one in found:
+            tell(one["file"])
+        tell(f"{len(found)} without a signature that counts" if found else "Everything is signed")
+    if found:
+        raise typer.Exit(1)
+
+
+@trust.command()
+def sign(
+    context: typer.Context,
+    tenant: Tenant = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign as an auditor what bears no signature that counts, as it stands: run `audit verify` before.
+
+    It vouches that the files are what the project made; afterwards `unsigned: refused` may be set in
+    trust.yaml. A second call signs nothing.
+    """
+    from ft_dagster.lineage import statements
+
+    store = load_settings(context.obj).open_store()
+    if not yes and not as_json and not typer.confirm("Did `ft-dagster audit verify` find that all holds?"):
+        raise typer.Exit(1)
+    found = [_shown(store.uri(one.path), one) for one in statements.sign_history(store, tenant)]
+    if as_json:
+        print_json({"signed": found})
+    else:
+        tell(f"Signed {len(found)} files" if found else "Everything is signed")
+
+
+def _shown(file: str, one: Statement) -> dict[str, str]:
+    return {"file": file, "at": one.at.isoformat(), "kind": one.kind.rpartition(".")[2].removesuffix("+json")}
+
+
+def _write_private(file: Path, content: bytes) -> None:
+    """Write a file that this user alone may read. Raises UserError where it is there, or cannot be
+    written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(content)
+    except FileExistsError:
+        raise UserError("a key of this name is there", file=file, fix="Give another name") from None
+    except OSError as error:
+        raise UserError(f"cannot be written: {error.strerror}", file=file, fix="Name a --folder") from None
+
+
+def _as_yaml(entry: dict[str, Any]) -> str:
+    public = textwrap.indent(str(entry["public"]), "      ")
+    fields = "\n".join(
+        f"    {name}: {value}" for name, value in entry.items() if name not in ("name", "public")
+    )
+    return f"  - name: {entry['name']}\n{fields}\n    public: |\n{public}"

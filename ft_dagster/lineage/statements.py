@@ -1,0 +1,99 @@
+"""Lists the statements of a store, those that bear no signature that counts, and signs what stood before
+signatures were asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.provenance.signing import MANIFEST, RELEASE, TOMBSTONE, Trust
+from ft_dagster.store.artifacts import Artifact, Removed
+from ft_dagster.store.blobs import Store
+from ft_dagster.store.contents import contents_of
+from ft_dagster.store.signatures import moment, sign, signers
+from ft_dagster.strict_json import loads
+
+_ENTRY = re.compile(r"(?P<prefix>tenants/[^/]+/[^/]+)/releases/[0-9]{6}\.json")
+
+
+class Statement(NamedTuple):
+    """Is a file whose bytes are signed. `prefix`: the part of the store that it lies in. `at`: when it says
+    that it was made.
+    """
+
+    path: str
+    prefix: str
+    content: bytes
+    kind: str
+    at: datetime
+
+
+def without_refusal(store: Store) -> Trust:
+    """Have a store read what nobody signed; return its trust root. Raises UserError where it has none."""
+    if store.trust is None:
+        fix = "Make a key and the file by `ft-dagster trust new-key NAME --role builder`"
+        raise UserError("nobody's signature counts: there is no trust.yaml", file=store.url, fix=fix)
+    store.trust = replace(store.trust, unsigned="accepted")
+    return store.trust
+
+
+def statements(store: Store, tenant: str | None = None) -> Iterator[Statement]:
+    """Yield each manifest, tombstone and entry of a release log; of a tenant, or of all and what they share.
+    Raises UserError for one that cannot be read.
+    """
+    contents = contents_of(store)
+    for keyed in contents.keyed.values():
+        if not _is_of(keyed.place.prefix, tenant):
+            continue
+        if keyed.damaged is not None:
+            raise keyed.damaged
+        stands = [] if keyed.artifact is None else [keyed.artifact]
+        yield from (_of_artifact(store, one) for one in (*keyed.removed, *stands))
+    for file in sorted(contents.records, key=lambda file: file.path):
+        found = _ENTRY.fullmatch(file.path)
+        if found is not None and _is_of(found["prefix"], tenant):
+            content = store.read(file.path)
+            entry = ReleaseEntry.from_json(loads(content), file=store.uri(file.path))
+            yield Statement(file.path, found["prefix"], content, RELEASE, moment(entry.at))
+
+
+def unsigned(store: Store, tenant: str | None = None) -> Iterator[Statement]:
+    """Yield the statements that bear no signature that counts."""
+    for one in statements(store, tenant):
+        if not signers(store, one.prefix, one.content, one.kind, one.at):
+            yield one
+
+
+def sign_history(store: Store, tenant: str | None = None) -> Iterator[Statement]:
+    """Sign each statement that bears no signature that counts, and yield it. Raises UserError where no
+    auditor's key signs here.
+    """
+    trust = without_refusal(store)
+    if trust.signer is None or trust.signer.key.role != "auditor":
+        raise UserError(
+            "only an auditor vouches for what was there before",
+            file=trust.file,
+            field="signing_key",
+            value=None if trust.signer is None else trust.signer.key.name,
+            fix="Run it where `signing_key` is an auditor's key",
+        )
+    for one in unsigned(store, tenant):
+        sign(store, one.prefix, one.content, one.kind)
+        yield one
+
+
+def _of_artifact(store: Store, one: Artifact | Removed) -> Statement:
+    made = one if isinstance(one, Artifact) else one.artifact
+    kind, at = (MANIFEST, made.predicate["created"]) if isinstance(one, Artifact) else (TOMBSTONE, one.at)
+    path = made.manifest_path
+    return Statement(path, made.place.prefix, store.read(path), kind, moment(at))
+
+
+def _is_of(prefix: str, tenant: str | None) -> bool:
+    return tenant is None or prefix.startswith(f"tenants/{tenant}/")

@@ -1,0 +1,257 @@
+"""Signs statements and says whose signature one bears: DSSE envelopes, by keys that a trust root lists.
+
+A statement is a file whose bytes are signed as they are: a manifest, a tombstone, an entry of a release log.
+Formats and keys are those of securesystemslib: Ed25519, ECDSA on P-256 or P-384, RSA of at least 3072 bits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ft_dagster.errors import UserError
+from ft_dagster.strict_json import loads
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import SSlibKey
+
+Role = Literal["builder", "approver", "auditor"]
+MANIFEST = "application/vnd.in-toto+json"
+TOMBSTONE = "application/vnd.ft-dagster.tombstone+json"
+RELEASE = "application/vnd.ft-dagster.release+json"
+COUNT: Mapping[str, tuple[Role, ...]] = {  # whose signature counts on what
+    MANIFEST: ("builder", "auditor"),
+    TOMBSTONE: ("builder", "auditor"),
+    RELEASE: ("builder", "approver", "auditor"),
+}
+TRUST_FILE = "trust.yaml"
+VARIABLE = "FT_DAGSTER_SIGNING_KEY"  # no child program gets it
+RSA_BITS = 3072
+_PEM = "-----BEGIN "
+_URI = re.compile(r"[a-z0-9]+kms:.+|hsm:.*|hv:.+")  # of a service that signs and keeps the key
+_OTHERS = 0o077
+
+
+@dataclass(frozen=True)
+class TrustedKey:
+    """Holds a public key and what its signature stands for. `person`: of an approver, who signs by it.
+    `revoked`: nothing that it signed counts. `uri`: of the service that has the private key, where one has.
+    """
+
+    name: str
+    role: Role
+    pem: str
+    begins: datetime
+    ends: datetime | None = None
+    person: str | None = None
+    revoked: bool = False
+    uri: str | None = None
+
+    @cached_property
+    def public(self) -> SSlibKey:
+        """Return the key as securesystemslib has it. Raises ValueError for what is none, or too short."""
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+        from securesystemslib.signer import SSlibKey
+
+        try:
+            key = load_pem_public_key(self.pem.encode())
+            found = SSlibKey.from_crypto(key)
+        except (ValueError, UnsupportedAlgorithm):
+            raise ValueError("not a public key in PEM, or of a kind that cannot sign") from None
+        if isinstance(key, RSAPublicKey) and key.key_size < RSA_BITS:
+            raise ValueError(f"an RSA key of {key.key_size} bits: {RSA_BITS} are the least")
+        return found
+
+    @property
+    def id(self) -> str:
+        """Return the 64 hexadecimal digits by which envelopes name the key."""
+        return str(self.public.keyid)
+
+    def holds_at(self, moment: datetime) -> bool:
+        return self.begins <= moment and (self.ends is None or moment <= self.ends)
+
+
+class Signer:
+    """Signs by one key of a trust root."""
+
+    def __init__(self, key: TrustedKey, signer: Any) -> None:
+        self.key, self._signer = key, signer
+
+    def envelope(self, content: bytes, kind: str) -> bytes:
+        """Return the envelope of a statement, as JSON. Raises UserError where the key may not sign now."""
+        from securesystemslib.dsse import Envelope
+
+        now = datetime.now(UTC)
+        if not self.key.holds_at(now):
+            until = "" if self.key.ends is None else f" until {self.key.ends.isoformat()}"
+            raise UserError(
+                f"the key {self.key.name} may not sign at {now.isoformat(timespec='seconds')}",
+                file=TRUST_FILE,
+                field="keys",
+                value=f"from {self.key.begins.isoformat()}{until}",
+                fix="Look at this host's clock, or sign by another key",
+            )
+        made = Envelope(content, kind, {})
+        made.sign(self._signer)
+        return json.dumps(made.to_dict()).encode()
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Holds a trust root: whose signatures count, and whether what bears none counts as well (`unsigned`).
+    `signer`: by which key this process signs; None: by none. `known`: what was verified, by kind and sha256.
+    """
+
+    file: Path
+    version: int
+    keys: tuple[TrustedKey, ...]
+    unsigned: Literal["accepted", "refused"] = "accepted"
+    signer: Signer | None = None
+    known: dict[tuple[str, str], tuple[TrustedKey, ...]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    @property
+    def refuses(self) -> bool:
+        return self.unsigned == "refused"
+
+    @property
+    def has_approvers(self) -> bool:
+        """Say whether approvals are signed by the persons who give them."""
+        return any(key.role == "approver" for key in self.counting())
+
+    def signs(self, kind: str) -> bool:
+        """Say whether the signature of this process would count on a statement."""
+        return self.signer is not None and self.signer.key.role in COUNT[kind]
+
+    def counting(self) -> list[TrustedKey]:
+        """Return the keys whose signatures count."""
+        return [key for key in self.keys if not key.revoked]
+
+    def signers(
+        self, content: bytes, kind: str, at: datetime, envelopes: Iterable[bytes]
+    ) -> tuple[TrustedKey, ...]:
+        """Return the keys by which a statement of this time is signed in envelopes; what is none is passed
+        over.
+        """
+        from securesystemslib.dsse import Envelope
+        from securesystemslib.exceptions import Error
+
+        keys = {key.id: key for key in self.counting() if key.role in COUNT[kind]}
+        found = dict[str, TrustedKey]()
+        for one in envelopes:
+            try:
+                envelope = Envelope.from_dict(loads(one))
+                if (envelope.payload, envelope.payload_type) != (content, kind):
+                    continue
+                for key_id in envelope.signatures.keys() & keys.keys():
+                    envelope.verify([keys[key_id].public], 1)
+                    if keys[key_id].holds_at(at):
+                        found[key_id] = keys[key_id]
+            except (Error, ValueError, KeyError, TypeError, AttributeError):
+                continue
+        return tuple(found.values())
+
+
+def load_signer(said: str, keys: Iterable[TrustedKey], project: Path) -> Signer:
+    """Load the key that `signing_key` names: a PEM file of this user alone, from the project; the PEM text,
+    in the environment; the URI of a key service that a trusted key names. Raises UserError.
+    """
+    known = [key for key in keys if not key.revoked]
+    if _URI.fullmatch(said):
+        return _by_service(said, known)
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from securesystemslib.signer import CryptoSigner
+
+    text = signing_key_text(said)
+    file = VARIABLE if text else project / Path(said).expanduser()
+    content = said.encode() if text else _private(Path(file))
+    try:
+        private = load_pem_private_key(content, None)
+        signer = CryptoSigner(private)  # type: ignore[arg-type]  # which refuses other kinds
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        fix = "Make one by `ft-dagster trust new-key NAME --role builder`"
+        raise UserError("not a private key in PEM, without a password", file=file, fix=fix) from None
+    own = next((key for key in known if key.id == signer.public_key.keyid), None)
+    if own is None:
+        raise UserError(
+            "the key that would sign here is not in the trust root, or is revoked there",
+            file=file,
+            field="signing_key",
+            fix=f"Add its public part to {TRUST_FILE}, or name another key",
+        )
+    return Signer(own, signer)
+
+
+def _by_service(uri: str, keys: Iterable[TrustedKey]) -> Signer:
+    from securesystemslib.exceptions import Error
+    from securesystemslib.signer import Signer as AnySigner
+
+    own = next((key for key in keys if key.uri == uri), None)
+    if own is None:
+        fix = f"Give the key in {TRUST_FILE} this `uri`"
+        raise UserError("no trusted key is of this service", field="signing_key", value=uri, fix=fix)
+    try:
+        return Signer(own, AnySigner.from_priv_key_uri(uri, own.public))
+    except (Error, ValueError, ImportError) as error:
+        fix = "Install what securesystemslib needs for this service, and see that it can be reached"
+        raise UserError(str(error), field="signing_key", value=uri, fix=fix) from None
+
+
+def _private(file: Path) -> bytes:
+    """Read a file that this user alone may read. Raises UserError."""
+    try:
+        mode = file.stat().st_mode
+        content = file.read_bytes()
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        raise UserError(problem, file=file, field="signing_key", fix="Name the key's file") from None
+    if stat.S_IMODE(mode) & _OTHERS or not stat.S_ISREG(mode):
+        raise UserError(
+            "others may read this private key",
+            file=file,
+            field="signing_key",
+            value=oct(stat.S_IMODE(mode)),
+            fix=f"chmod 600 {file}, and change the key where others may have read it",
+        )
+    return content
+
+
+def new_key() -> tuple[bytes, str]:
+    """Make an Ed25519 key; return (its private part, its public part), both in PEM."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+    )
+
+    private = Ed25519PrivateKey.generate()
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), public.decode()
+
+
+def without_key(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the key that signs."""
+    return {name: value for name, value in environment.items() if name != VARIABLE}
+
+
+def signing_key_text(said: str) -> bool:
+    """Say whether `signing_key` is the key itself, and neither a file nor a service."""
+    return said.startswith(_PEM)
+
+
+def signing_key_file(said: str | None) -> tuple[str, ...]:
+    """Return the file that `signing_key` names, if it names one."""
+    return () if said is None or signing_key_text(said) or _URI.fullmatch(said) else (said,)

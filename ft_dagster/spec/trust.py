@@ -1,0 +1,116 @@
+"""Reads trust.yaml, the trust root beside policy.yaml: whose signatures count. No tenant may write it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from datetime import UTC, date, datetime, time
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.signing import TRUST_FILE, Role, Trust, TrustedKey, load_signer
+from ft_dagster.spec.model import SpecModel
+from ft_dagster.spec.validation import validate
+from ft_dagster.spec.yaml_files import read_yaml
+
+SEE_DOCS = "See docs/signing.md for what the field takes"
+
+
+class TrustKeySpec(SpecModel):
+    """Declares a key whose signatures count."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="What messages call it")
+    role: Role = Field(
+        description="builder: signs what runs make and release; approver: a person's, signs what they "
+        "approve; auditor: signs what stood before signatures were asked for"
+    )
+    public: str = Field(
+        description="The public key, PEM: Ed25519, ECDSA on P-256 or P-384, RSA from 3072 bits"
+    )
+    begins: date = Field(description="The first day, in UTC, of what it may sign")
+    ends: date | None = Field(None, description="The last day, in UTC; null: none is set")
+    person: str | None = Field(
+        None, min_length=1, description="Of an approver: the name that `release.approvers` lists"
+    )
+    revoked: bool = Field(False, description="Nothing that it signed counts, whatever date it bears")
+    uri: str | None = Field(
+        None, description="Of a key service that signs by it (awskms:, gcpkms:, azurekms:, hsm:)"
+    )
+
+    @field_validator("public")
+    @classmethod
+    def _is_a_public_key(cls, value: str, info: ValidationInfo) -> str:
+        assert TrustedKey("", "builder", value, datetime.now(UTC)).public
+        return value
+
+    @model_validator(mode="after")
+    def _a_person_approves(self) -> TrustKeySpec:
+        if (self.role == "approver") != (self.person is not None):
+            raise ValueError(
+                "an approver's key names its person"
+                if self.role == "approver"
+                else "only an approver has a person"
+            )
+        if self.ends is not None and self.ends < self.begins:
+            raise ValueError("it ends before it begins")
+        return self
+
+    @property
+    def key(self) -> TrustedKey:
+        first = datetime.combine(self.begins, time.min, UTC)
+        last = None if self.ends is None else datetime.combine(self.ends, time.max, UTC)
+        return TrustedKey(self.name, self.role, self.public, first, last, self.person, self.revoked, self.uri)
+
+
+class TrustSpec(SpecModel):
+    """Defines the fields of trust.yaml."""
+
+    schema_version: Literal[1] = 1
+    version: int = Field(ge=1, description="Raised with each change of this file")
+    unsigned: Literal["accepted", "refused"] = Field(
+        "accepted", description="What a manifest or an entry of a release log counts as that nobody signed"
+    )
+    keys: tuple[TrustKeySpec, ...] = Field(min_length=1, description="Whose signatures count")
+
+    @model_validator(mode="after")
+    def _keys_are_told_apart(self) -> TrustSpec:
+        for what in ("name", "public"):
+            said = Counter(str(getattr(key, what)).strip() for key in self.keys)
+            twice = next((value for value, times in said.items() if times > 1), None)
+            if twice is not None:
+                raise ValueError(f"two keys have the {what} {twice.splitlines()[0]}")
+        if all(key.revoked for key in self.keys):
+            raise ValueError("every key is revoked, so that nothing could count")
+        return self
+
+
+def load_trust(project: Path, signing_key: str | None) -> Trust | None:
+    """Read the trust root of a project; None where it has none. `signing_key`: see `load_signer`. Raises
+    UserError for all its mistakes.
+    """
+    file = project / TRUST_FILE
+    other = file.with_suffix(".yml")
+    if os.path.lexists(other):
+        raise UserError("is not read, so that no key in it counts", file=other, fix=f"Name it {TRUST_FILE}")
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        if signing_key is not None:
+            fix = f"Make {TRUST_FILE} beside policy.yaml, see `ft-dagster trust new-key`, or take the key out"
+            raise UserError("a key that nobody trusts", file=file, field="signing_key", fix=fix) from None
+        return None
+    return _loaded(project, signing_key, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
+@lru_cache(maxsize=8)
+def _loaded(project: Path, signing_key: str | None, stamp: tuple[int, int, int]) -> Trust:
+    """Read the file as it was at `stamp`, once a process."""
+    file = project / TRUST_FILE
+    said = validate(TrustSpec, read_yaml(file), lambda field: file, SEE_DOCS)
+    keys = tuple(each.key for each in said.keys)
+    signer = None if signing_key is None else load_signer(signing_key, keys, project)
+    return Trust(file, said.version, keys, said.unsigned, signer)

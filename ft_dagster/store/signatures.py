@@ -1,0 +1,104 @@
+"""Keeps the signatures of statements beside them, and refuses a statement that bears none where the trust
+root does.
+
+Each is an envelope of its own: `<prefix>/signatures/<sha256 of the statement>.<id of the key>.json`. It is
+written before the statement, so that none stands unsigned. It does not lie in the folder of an attempt, in
+which older versions refuse what the manifest does not list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.signing import MANIFEST, TOMBSTONE, TRUST_FILE, Trust, TrustedKey
+from ft_dagster.store.blobs import Store
+from ft_dagster.strict_json import loads
+
+FOLDER = "signatures"
+
+
+def sign(store: Store, prefix: str, content: bytes, kind: str) -> None:
+    """Write the signature of a statement that is about to be written; nothing where this process has no key
+    and none is needed. Raises UserError.
+    """
+    refuse_without_key(store, kind)
+    signer = None if store.trust is None else store.trust.signer
+    if signer is not None:
+        path = _path(prefix, content, signer.key)
+        if not store.exists(path):
+            store.write(path, signer.envelope(content, kind))
+
+
+def refuse_without_key(store: Store, kind: str = MANIFEST) -> None:
+    """Raises UserError where nothing that this process writes would count: for who is about to work long."""
+    trust = store.trust
+    if trust is not None and trust.refuses and not trust.signs(kind):
+        has = "no key" if trust.signer is None else f"the key of an {trust.signer.key.role}"
+        raise UserError(
+            f"what is made here would not count: it needs a builder's signature, and this process has {has}",
+            file=trust.file,
+            field="unsigned",
+            value=trust.unsigned,
+            fix="Name a builder's key in `signing_key` (ft_dagster.yaml, or FT_DAGSTER_SIGNING_KEY)",
+        )
+
+
+def signers(store: Store, prefix: str, content: bytes, kind: str, at: datetime) -> tuple[TrustedKey, ...]:
+    """Return the trusted keys that signed a statement in the store. `at`: when it says it was made."""
+    trust = store.trust
+    if trust is None:
+        return ()
+    name = kind, hashlib.sha256(content).hexdigest()
+    if name not in trust.known:
+        found = trust.signers(content, kind, at, _envelopes(store, trust, prefix, content))
+        if not found:
+            return ()  # an auditor may sign it later
+        trust.known[name] = found
+    return trust.known[name]
+
+
+def require(store: Store, prefix: str, content: bytes, kind: str, at: datetime, *, where: str) -> None:
+    """Raises UserError for a statement that bears no signature that counts, where it needs one."""
+    trust = store.trust
+    if trust is not None and trust.refuses and not signers(store, prefix, content, kind, at):
+        raise UserError(
+            f"nobody whom {TRUST_FILE} trusts signed this",
+            file=where,
+            fix="See who wrote it, and delete it or restore it from a backup; where it stood there before "
+            "signatures were asked for, an auditor signs it by `ft-dagster trust sign`",
+        )
+
+
+def of_statement(content: bytes) -> tuple[str, datetime]:
+    """Return what the content of a manifest file is, a manifest or a tombstone, and when it says it was made.
+    Raises ValueError and LookupError for what is neither.
+    """
+    said = loads(content)
+    if "removed" in said:
+        return TOMBSTONE, moment(said["removed"]["at"])
+    return MANIFEST, moment(said["predicate"]["created"])
+
+
+def moment(said: object) -> datetime:
+    """Return the moment that a statement says it was made; the beginning of time where it is none."""
+    try:
+        found = datetime.fromisoformat(str(said))
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _envelopes(store: Store, trust: Trust, prefix: str, content: bytes) -> list[bytes]:
+    """Return what lies there under the names of the keys that count; this host reads each once."""
+    paths = [_path(prefix, content, key) for key in trust.counting()]
+    found = store.recall(paths)
+    absent = [path for path in paths if path not in found]
+    read = {path: one for path, one in zip(absent, store.read_each(absent), strict=True) if one is not None}
+    store.remember(read)
+    return [*found.values(), *read.values()]
+
+
+def _path(prefix: str, content: bytes, key: TrustedKey) -> str:
+    return f"{prefix}/{FOLDER}/{hashlib.sha256(content).hexdigest()}.{key.id}.json"

@@ -1,0 +1,191 @@
+"""With signatures asked for, who may only write the store puts nothing into production."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.errors import UserError
+from ft_dagster.launch.local import _environment
+from ft_dagster.lineage.log import HEAD
+from ft_dagster.settings import load_settings
+from ft_dagster.spec.trust import load_trust
+from tests.security.pretend import KEY
+from tests.security.served_story import PROMOTE, project, served, story, typed
+
+__all__ = ["project", "story"]
+pytestmark = pytest.mark.slow
+REFUSED = r"nobody whom trust\.yaml trusts signed this"
+
+
+@pytest.fixture
+def keys(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A builder, an auditor who signed the history, and ann; the builder signs here. The keys' folder."""
+    folder = project / ".ft_dagster/keys/signing"
+    typed(project, "trust", "new-key", "ours")
+    for more in (["books", "--role", "auditor"], ["ann", "--role", "approver", "--person", "ann"]):
+        entry = (
+            typed(project, "trust", "new-key", *more).partition("version:\n")[2].rpartition("The private")[0]
+        )
+        with (project / "trust.yaml").open("a") as file:
+            file.write(entry)
+    by(monkeypatch, folder, "books")
+    assert "Signed" in typed(project, "trust", "sign", "--yes")
+    root = project / "trust.yaml"
+    root.write_text(root.read_text().replace("accepted  # or: refused", "refused"))
+    by(monkeypatch, folder, "ours")
+    return folder
+
+
+def by(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> None:
+    monkeypatch.setenv("FT_DAGSTER_SIGNING_KEY", str(folder / f"{name}.pem"))
+
+
+def verified(project: Path) -> str:
+    """What a check says; of pretended trainings it misses the ledger."""
+    return CliRunner().invoke(app, ["--project", str(project), "audit", "verify", "--all"]).output
+
+
+def log(project: Path) -> Path:
+    return Path(load_settings(project).open_store().root) / KEY.prefix / "releases"
+
+
+def test_what_an_auditor_signed_is_served_and_verify_says_by_whom(project: Path, keys: Path) -> None:
+    assert served(project)["production"] == 2
+    assert typed(project, "trust", "unsigned") == "Everything is signed\n"
+    said = verified(project)
+    assert "signed by whom version 1 of trust.yaml trusts" in said
+    assert oct((keys / "ours.pem").stat().st_mode & 0o777) == "0o600"
+
+
+def test_an_entry_that_the_stores_writer_appended_is_refused_by_all_who_read_the_log(
+    project: Path, keys: Path
+) -> None:
+    folder = log(project)
+    newest = sorted(folder.glob("0*.json"))[-1]
+    number, content = int(newest.stem), newest.read_bytes()
+    entry = json.loads(content)
+    entry |= {"action": "promote", "production": entry["version"], "by": "ann", "forced": False}
+    entry |= {"previous": hashlib.sha256(content).hexdigest(), "entry": "0" * 32}
+    forged = json.dumps({name: value for name, value in entry.items() if name not in OF_RELEASE}).encode()
+    (folder / f"{number + 1:06d}.json").write_bytes(forged)
+    head = {"schema_version": 1, "entries": number + 1, "sha256": hashlib.sha256(forged).hexdigest()}
+    (folder / HEAD).write_text(json.dumps(head))
+    for words in (["history", str(KEY)], ["publish", str(KEY), "--folder", str(project / "out")]):
+        done = CliRunner().invoke(app, ["--project", str(project), *words])
+        assert isinstance(done.exception, UserError), done.output
+        assert "trusts signed this" in str(done.exception)
+    assert f"{number + 1:06d}.json: nobody whom trust.yaml trusts signed this" in verified(project)
+
+
+OF_RELEASE = (
+    "verdict", "gates", "run_id", "export_manifest", "evaluation_manifest", "certificate",
+)  # fmt: skip
+
+
+def test_an_approval_is_signed_by_who_gives_it(
+    project: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="an approval by ann is signed by the key of ann"):
+        typed(project, *PROMOTE)
+    by(monkeypatch, keys, "ann")
+    typed(project, *PROMOTE)
+    assert served(project)["production"] == 3
+    assert typed(project, "trust", "unsigned") == "Everything is signed\n"
+
+
+def test_what_a_revoked_key_signed_no_longer_counts_and_is_listed(
+    project: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by(monkeypatch, keys, "ann")
+    typed(project, *PROMOTE)
+    root = project / "trust.yaml"
+    root.write_text(root.read_text().replace("    person: ann\n", "    person: ann\n    revoked: true\n"))
+    by(monkeypatch, keys, "ours")
+    with pytest.raises(UserError, match=REFUSED):
+        served(project)
+    done = CliRunner().invoke(app, ["--project", str(project), "trust", "unsigned", "--json"])
+    [one] = json.loads(done.stdout)["unsigned"]
+    assert "/releases/" in one["file"]
+    assert one["kind"] == "release"
+
+
+def test_no_program_that_a_run_starts_has_the_key(
+    project: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_DAGSTER_SIGNING_KEY", (keys / "ours.pem").read_text())
+    assert load_settings(project).open_store().trust
+    assert not [value for value in _environment(None, None).values() if "PRIVATE KEY" in value]
+
+
+def test_tenants_read_neither_the_trust_root_nor_a_key(project: Path, keys: Path) -> None:
+    never = load_settings(project).roots("acme").never
+    assert {project / "trust.yaml", keys / "ours.pem"} <= set(never)
+
+
+MISTAKES = [
+    ("the key itself in the settings", r"signing_key.*the private key itself"),
+    ("others may read it", r"others may read this private key.*chmod 600"),
+    ("not there", r"signing_key.*No such file"),
+    ("no key", r"not a private key in PEM"),
+    ("of nobody", r"the key that would sign here is not in the trust root"),
+    ("no trust root", r"a key that nobody trusts"),
+    ("two trust roots", r"trust\.yml: is not read"),
+    ("short", r"an RSA key of 2048 bits: 3072 are the least"),
+    ("an approver without a person", r"an approver's key names its person"),
+    ("twice", r"two keys have the name ours"),
+]
+
+
+@pytest.mark.parametrize(("what", "said"), MISTAKES, ids=[what for what, _ in MISTAKES])
+def test_a_mistake_is_one_line_with_the_way_out(
+    project: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, what: str, said: str
+) -> None:
+    root, ours = project / "trust.yaml", keys / "ours.pem"
+    text = root.read_text()
+    if what == "the key itself in the settings":
+        with (project / "ft_dagster.yaml").open("a") as file:
+            file.write(
+                "\nsigning_key: |\n" + "".join(f"  {line}\n" for line in ours.read_text().splitlines())
+            )
+    elif what == "others may read it":
+        ours.chmod(0o644)
+    elif what == "not there":
+        ours.unlink()
+    elif what == "no key":
+        ours.write_text("secret")
+    elif what == "of nobody":
+        typed(project, "trust", "new-key", "other")
+        by(monkeypatch, keys, "other")
+    elif what == "no trust root":
+        root.unlink()
+    elif what == "two trust roots":
+        (project / "trust.yml").write_text("version: 1\n")
+    elif what == "short":
+        short = generate_private_key(65537, 2048).public_key()
+        pem = short.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        entry = "".join(f"      {line}\n" for line in pem.splitlines())
+        root.write_text(
+            f"{text}  - name: small\n    role: builder\n    begins: 2026-01-01\n    public: |\n{entry}"
+        )
+    elif what == "an approver without a person":
+        root.write_text(text.replace("    person: ann\n", ""))
+    else:
+        root.write_text(text.replace("- name: books", "- name: ours"))
+    with pytest.raises(UserError, match=said):
+        load_settings(project).open_store()
+
+
+def test_without_keys_verify_says_that_nothing_is_signed(project: Path) -> None:
+    assert load_trust(project, None) is None
+    assert "nothing is signed: there is no trust.yaml" in verified(project)
+    told: dict[str, Any] = json.loads(typed(project, "trust", "list", "--json"))
+    assert told == {"version": None, "unsigned": "accepted", "keys": []}

@@ -1,0 +1,198 @@
+"""A store whose trust root refuses what nobody signed reads nothing that its writer made alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.copying import copy_store
+from ft_dagster.lineage.retention import Rules
+from ft_dagster.lineage.statements import sign_history, unsigned
+from ft_dagster.provenance.signing import MANIFEST, Role, Signer, Trust, TrustedKey, new_key
+from ft_dagster.settings import Retention
+from ft_dagster.store import Attempt, Store, find_artifact
+from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.store.removal import claim_removal, finish_removal
+from ft_dagster.store.signatures import sign
+
+RECIPE = Recipe("task_dataset", "tenants/acme/support", {"sources": "a" * 64}, {"data": 1}, "acme.support")
+NOW = datetime.now(UTC)
+
+
+def key(name: str, role: Role = "builder", **more: Any) -> tuple[TrustedKey, Signer]:
+    private, public = new_key()
+    trusted = TrustedKey(name, role, public, NOW - timedelta(days=1), **more)
+    return trusted, Signer(trusted, CryptoSigner(load_pem_private_key(private, None)))  # type: ignore[arg-type]
+
+
+BUILDER, SIGNS = key("builder")
+AUDITOR, VOUCHES = key("auditor", "auditor")
+APPROVER, APPROVES = key("ann", "approver", person="ann")
+_, STRANGER = key("stranger")
+
+
+def trust(signer: Signer | None = SIGNS, *keys: TrustedKey, unsigned: Any = "refused") -> Trust:
+    return Trust(Path("trust.yaml"), 1, keys or (BUILDER, AUDITOR, APPROVER), unsigned, signer)
+
+
+def build(attempt: Attempt) -> dict[str, Any]:
+    (attempt.payload / "rows.txt").write_text("rows")
+    (attempt.evidence / "log.txt").write_text("log")
+    return {"rows": 1}
+
+
+def envelopes(store: Store) -> list[str]:
+    return [file.path for file in store.walk() if "/signatures/" in file.path]
+
+
+def test_what_is_made_is_signed_before_it_stands_and_read_by_public_keys_alone(
+    any_store: Store, tmp_path: Path
+) -> None:
+    any_store.trust = trust()
+    made = make_artifact(any_store, tmp_path, RECIPE, build)
+    [path] = envelopes(any_store)
+    assert path.startswith(f"tenants/acme/support/signatures/{made.manifest}.")
+    envelope = Envelope.from_dict(json.loads(any_store.read(path)))
+    assert envelope.payload == any_store.read(made.manifest_path)
+    assert envelope.verify([BUILDER.public], 1)
+    any_store.trust = trust(None)
+    found = find_artifact(any_store, RECIPE.place)
+    assert found is not None
+    assert found.digest == made.digest
+
+
+def forge(store: Store, change: Callable[[dict[str, Any]], None], signer: Signer | None = None) -> None:
+    """As who may write the store and has no key that counts."""
+    path = RECIPE.place.manifest
+    said = json.loads(store.read(path))
+    change(said)
+    content = json.dumps(said).encode()
+    store.write(path, content)
+    if signer is not None:
+        store.trust = trust(signer, signer.key, unsigned="accepted")
+        sign(store, RECIPE.prefix, content, MANIFEST)
+
+
+def other_figures(said: dict[str, Any]) -> None:
+    said["predicate"]["figures"] = {"rows": 2}
+
+
+def test_a_manifest_that_was_rewritten_is_refused(any_store: Store, tmp_path: Path) -> None:
+    any_store.trust = trust()
+    make_artifact(any_store, tmp_path, RECIPE, build)
+    forge(any_store, other_figures)
+    with pytest.raises(UserError, match=r"nobody whom trust\.yaml trusts signed this"):
+        find_artifact(any_store, RECIPE.place)
+
+
+def test_the_signature_of_a_stranger_under_a_trusted_name_is_none(store: Store, tmp_path: Path) -> None:
+    store.trust = trust()
+    make_artifact(store, tmp_path, RECIPE, build)
+    [genuine] = envelopes(store)
+    forge(store, other_figures, STRANGER)
+    store.trust = trust()
+    strangers = next(path for path in envelopes(store) if path != genuine)
+    store.write(strangers.replace(STRANGER.key.id, BUILDER.id), store.read(strangers))
+    content = store.read(strangers).replace(STRANGER.key.id.encode(), BUILDER.id.encode())
+    store.write(strangers.replace(STRANGER.key.id, BUILDER.id), content)
+    with pytest.raises(UserError, match="nobody"):
+        find_artifact(store, RECIPE.place)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (replace(BUILDER, revoked=True), AUDITOR),
+        (replace(BUILDER, ends=NOW - timedelta(hours=1)), AUDITOR),
+        (replace(BUILDER, begins=NOW + timedelta(days=1)), AUDITOR),
+        (replace(BUILDER, role="approver", person="bob"), AUDITOR),
+        (AUDITOR,),
+    ],
+    ids=["revoked", "ended before", "begins later", "an approver's", "not listed"],
+)
+def test_a_signature_does_not_count_by_a_key_that_is(
+    store: Store, tmp_path: Path, keys: tuple[TrustedKey, ...]
+) -> None:
+    store.trust = trust()
+    make_artifact(store, tmp_path, RECIPE, build)
+    store.trust = trust(None, *keys)
+    with pytest.raises(UserError, match="nobody"):
+        find_artifact(store, RECIPE.place)
+
+
+@pytest.mark.parametrize(("signer", "has"), [(None, "no key"), (APPROVES, "the key of an approver")])
+def test_nothing_is_built_that_would_not_count(
+    store: Store, tmp_path: Path, signer: Signer | None, has: str
+) -> None:
+    store.trust = trust(signer)
+    with pytest.raises(UserError, match=f"needs a builder's signature, and this process has {has}"):
+        make_artifact(store, tmp_path, RECIPE, lambda attempt: pytest.fail("it was built"))
+
+
+def test_a_key_does_not_sign_before_its_first_day(store: Store, tmp_path: Path) -> None:
+    later, signer = key("later")
+    signer.key = replace(later, begins=NOW + timedelta(days=2))
+    store.trust = trust(signer)
+    with pytest.raises(UserError, match=r"the key later may not sign at .* Look at this host's clock"):
+        make_artifact(store, tmp_path, RECIPE, build)
+    store.trust = trust()
+    assert find_artifact(store, RECIPE.place) is None
+
+
+def test_a_tombstone_that_nobody_signed_hides_nothing(store: Store, tmp_path: Path) -> None:
+    store.trust = trust()
+    made = make_artifact(store, tmp_path, RECIPE, build)
+    manifest = store.read(made.manifest_path)
+    assert claim_removal(store, made, "nothing needed it", NOW.timestamp() + 9)
+    finish_removal(store, made)
+    assert find_artifact(store, RECIPE.place) is None  # by a tombstone that is signed
+    said = json.loads(store.read(made.manifest_path))
+    said["removed"]["why"] = "somebody else's reason"
+    assert said["manifest"] == manifest.decode()
+    store.write(made.manifest_path, json.dumps(said).encode())
+    with pytest.raises(UserError, match="nobody"):
+        find_artifact(store, RECIPE.place)
+
+
+@pytest.fixture
+def history(any_store: Store, tmp_path: Path) -> Store:
+    """What was made before there was a key."""
+    make_artifact(any_store, tmp_path, RECIPE, build)
+    return any_store
+
+
+def test_an_auditor_signs_what_stood_before_and_nobody_else(history: Store) -> None:
+    history.trust = trust(None)
+    with pytest.raises(UserError, match="nobody"):
+        find_artifact(history, RECIPE.place)
+    history.trust = trust(SIGNS)
+    with pytest.raises(UserError, match="only an auditor vouches"):
+        list(sign_history(history))
+    history.trust = trust(VOUCHES)
+    assert [one.path for one in sign_history(history)] == [RECIPE.place.manifest]
+    assert list(sign_history(history)) == []
+    history.trust = trust(None)
+    assert find_artifact(history, RECIPE.place) is not None
+    assert list(unsigned(history)) == []
+
+
+def test_a_copy_takes_the_signatures_along(store: Store, tmp_path: Path) -> None:
+    store.trust = trust()
+    made = make_artifact(store, tmp_path, RECIPE, build)
+    target, rules = Store(str(tmp_path / "copy")), Rules(lambda tenant: Retention(), time.time())
+    target.trust = trust(None)
+    assert all(one.how == "copied" for one in copy_store(store, target, tmp_path / "drafts", rules))
+    found = find_artifact(target, RECIPE.place)
+    assert found is not None
+    assert found.manifest == made.manifest
