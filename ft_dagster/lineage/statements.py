@@ -53,14 +53,17 @@ def statements(store: Store, tenant: str | None = None) -> Iterator[Statement]:
             continue
         if keyed.damaged is not None:
             raise keyed.damaged
-        stands = [] if keyed.artifact is None else [keyed.artifact]
-        yield from (_of_artifact(store, one) for one in (*keyed.removed, *stands))
+        found: list[Artifact | Removed] = [
+            *keyed.removed,
+            *([] if keyed.artifact is None else [keyed.artifact]),
+        ]
+        yield from (_of_artifact(store, one) for one in found)
     for file in sorted(contents.records, key=lambda file: file.path):
-        found = _ENTRY.fullmatch(file.path)
-        if found is not None and _is_of(found["prefix"], tenant):
+        entry_of = _ENTRY.fullmatch(file.path)
+        if entry_of is not None and _is_of(entry_of["prefix"], tenant):
             content = store.read(file.path)
             entry = ReleaseEntry.from_json(loads(content), file=store.uri(file.path))
-            yield Statement(file.path, found["prefix"], content, RELEASE, moment(entry.at))
+            yield Statement(file.path, entry_of["prefix"], content, RELEASE, moment(entry.at))
 
 
 def unsigned(store: Store, tenant: str | None = None) -> Iterator[Statement]:

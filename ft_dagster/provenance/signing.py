@@ -178,7 +178,7 @@ def load_signer(said: str, keys: Iterable[TrustedKey], project: Path) -> Signer:
     content = said.encode() if text else _private(Path(file))
     try:
         private = load_pem_private_key(content, None)
-        signer = CryptoSigner(private)  # type: ignore[arg-type]  # which refuses other kinds
+        signer = CryptoSigner(private)  # which refuses other kinds
     except (ValueError, TypeError, UnsupportedAlgorithm):
         fix = "Make one by `ft-dagster trust new-key NAME --role builder`"
         raise UserError("not a private key in PEM, without a password", file=file, fix=fix) from None

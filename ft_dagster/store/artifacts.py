@@ -242,8 +242,8 @@ def _stated(store: Store, place: Place, content: bytes, generation: int) -> Arti
     manifest = _json(content, where)
     if not isinstance(manifest, dict) or "removed" not in manifest:
         artifact = _artifact(place, manifest, content, where, generation)
-        made = moment(artifact.predicate["created"])
-        require(store, place.prefix, content, MANIFEST, made, where=where)
+        created = moment(artifact.predicate["created"])
+        require(store, place.prefix, content, MANIFEST, created, where=where)
         return artifact
     try:
         refuse_newer(manifest["schema_version"], TOMBSTONE_VERSION, file=where)

@@ -33,7 +33,7 @@ NOW = datetime.now(UTC)
 def key(name: str, role: Role = "builder", **more: Any) -> tuple[TrustedKey, Signer]:
     private, public = new_key()
     trusted = TrustedKey(name, role, public, NOW - timedelta(days=1), **more)
-    return trusted, Signer(trusted, CryptoSigner(load_pem_private_key(private, None)))  # type: ignore[arg-type]
+    return trusted, Signer(trusted, CryptoSigner(load_pem_private_key(private, None)))
 
 
 BUILDER, SIGNS = key("builder")
