@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.provenance.signing import MANIFEST, RELEASE, TOMBSTONE, Trust
+from ft_dagster.provenance.signing import MANIFEST, RELEASE, TOMBSTONE, TRUST_FILE, Trust
 from ft_dagster.store.artifacts import Artifact, Removed
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.contents import contents_of
@@ -88,6 +88,9 @@ def sign_history(store: Store, tenant: str | None = None) -> Iterator[Statement]
         )
     for one in unsigned(store, tenant):
         sign(store, one.prefix, one.content, one.kind)
+        if not signers(store, one.prefix, one.content, one.kind, one.at):
+            fix = f"See from when to when {trust.signer.key.name} may sign, in {TRUST_FILE}"
+            raise UserError("the signature does not count", file=store.uri(one.path), value=one.at, fix=fix)
         yield one
 
 

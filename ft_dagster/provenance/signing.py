@@ -79,6 +79,12 @@ class TrustedKey:
     def holds_at(self, moment: datetime) -> bool:
         return self.begins <= moment and (self.ends is None or moment <= self.ends)
 
+    def counts_on(self, made: datetime) -> bool:
+        """Say whether its signature counts on what was made then: an auditor's on all that was there before,
+        too.
+        """
+        return self.holds_at(max(made, self.begins) if self.role == "auditor" else made)
+
 
 class Signer:
     """Signs by one key of a trust root."""
@@ -155,7 +161,7 @@ class Trust:
                     continue
                 for key_id in envelope.signatures.keys() & keys.keys():
                     envelope.verify([keys[key_id].public], 1)
-                    if keys[key_id].holds_at(at):
+                    if keys[key_id].counts_on(at):
                         found[key_id] = keys[key_id]
             except (Error, ValueError, KeyError, TypeError, AttributeError):
                 continue

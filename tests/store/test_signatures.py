@@ -179,10 +179,11 @@ def test_an_auditor_signs_what_stood_before_and_nobody_else(history: Store) -> N
     history.trust = trust(SIGNS)
     with pytest.raises(UserError, match="only an auditor vouches"):
         list(sign_history(history))
-    history.trust = trust(VOUCHES)
+    since_now = replace(AUDITOR, begins=datetime.now(UTC))  # after that was made
+    history.trust = trust(Signer(since_now, VOUCHES._signer), BUILDER, since_now)
     assert [one.path for one in sign_history(history)] == [RECIPE.place.manifest]
     assert list(sign_history(history)) == []
-    history.trust = trust(None)
+    history.trust = trust(None, since_now)
     assert find_artifact(history, RECIPE.place) is not None
     assert list(unsigned(history)) == []
 
