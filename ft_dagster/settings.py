@@ -44,6 +44,7 @@ from ft_dagster.spec.validation import mistakes_in
 from ft_dagster.spec.variant import ResourcesSpec
 from ft_dagster.spec.yaml_files import FIELDS, read_yaml
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.witness import open_witnesses
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"
@@ -326,7 +327,7 @@ class Settings(BaseSettings):
         try:
             given = {**self.store_options, **given}
             limit = None if self.cache_gb is None else self.cache_gb * 1e9
-            return Store(place, given, self.dagster_home, limit, self.cache_folder, trust=trust)
+            store = Store(place, given, self.dagster_home, limit, self.cache_folder, trust=trust)
         except (ValueError, TypeError, ImportError) as error:
             fix = "Name a folder or s3://bucket/prefix, and options of that file system"
             raise UserError(
@@ -336,6 +337,9 @@ class Settings(BaseSettings):
                 value=place,
                 fix=fix,
             ) from None
+        if trust is not None and trust.witnesses:
+            open_witnesses(trust, store, self._inside, self.keys_folder, self.dagster_home)
+        return store
 
     @property
     def runs_in_cluster(self) -> bool:

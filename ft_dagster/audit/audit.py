@@ -25,7 +25,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.graph import exports_of, inputs, inputs_of, paths
 from ft_dagster.lineage.log import entry_path
-from ft_dagster.records.merkle import MerkleTree
+from ft_dagster.provenance.merkle import MerkleTree
 from ft_dagster.records.record_keys import SHARED_OWNER, OwnerKeys, keys_of
 from ft_dagster.records.record_tree import RecordTree, TreeLeaves
 from ft_dagster.settings import Settings

@@ -27,7 +27,7 @@ from ft_dagster.data.rows.content import EXACT
 from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.findings import recalled, remembered
-from ft_dagster.records.merkle import SIZE
+from ft_dagster.provenance.merkle import SIZE
 from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey
 from ft_dagster.records.record_tree import TREE, TreeHead, identity_form
 from ft_dagster.roots import Roots, is_address

@@ -1,4 +1,4 @@
-"""Defines commands about signatures: trust new-key, trust list, trust unsigned, trust sign."""
+"""Defines commands about signatures: trust new-key, list, unsigned, sign, witness."""
 
 from __future__ import annotations
 
@@ -152,6 +152,38 @@ def sign(
         print_json({"signed": found})
     else:
         tell(f"Signed {len(found)} files" if found else "Everything is signed")
+
+
+@trust.command()
+def witness(context: typer.Context, as_json: Json = False) -> None:
+    """Tell the witnesses of trust.yaml how far each release log is, as it stands: run `audit verify` before.
+
+    A log that is behind what a witness saw, or another than that, is refused. Exits with 1 where one of the
+    witnesses cannot be reached.
+    """
+    from ft_dagster.audit.index.follow import tenant_prefixes
+    from ft_dagster.lineage.log import folder_of, read_log
+    from ft_dagster.store.witness import Seen
+
+    settings = load_settings(context.obj)
+    store = settings.open_store()
+    if (witnesses := store.witnesses) is None:
+        fix = "List folders or buckets as `witnesses` in it"
+        raise UserError("no witness is named", file=settings.project / "trust.yaml", fix=fix)
+    told = dict[str, Seen]()
+    for prefix in tenant_prefixes(store):
+        if hashes := read_log(store, prefix).hashes:
+            witnesses.refuse_behind(prefix, hashes, store.uri(folder_of(prefix)))
+            told[prefix] = Seen(len(hashes), hashes[-1])
+    reached = witnesses.tell(told)
+    if as_json:
+        print_json({"logs": len(told), "reached": reached})
+    else:
+        logs = f"{len(told)} release log{'s' * (len(told) != 1)}"
+        for url, was in reached.items():
+            tell(f"{url} knows {logs}" if was else f"{url} cannot be reached: it is told the next time")
+    if not all(reached.values()):
+        raise typer.Exit(1)
 
 
 def _shown(file: str, one: Statement) -> dict[str, str]:

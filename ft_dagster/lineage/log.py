@@ -26,6 +26,7 @@ from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.provenance.signing import RELEASE as RELEASED
 from ft_dagster.store.blobs import Store, as_stored
 from ft_dagster.store.signatures import moment, require, sign, signers
+from ft_dagster.store.witness import Seen
 from ft_dagster.strict_json import loads
 
 CHAINED = 3  # the first schema whose entries name what stands before them
@@ -137,6 +138,8 @@ def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> R
     """Write `entry` after `log`; as it was written, or None where another writer was faster."""
     linked, number = replace(entry, previous=log.link), len(log.entries) + 1
     content = as_stored(linked.to_json())
+    if store.witnesses is not None:
+        store.witnesses.refuse_behind(prefix, log.hashes, store.uri(folder_of(prefix)))
     sign(store, prefix, content, RELEASED)
     if not store.create_exclusively(entry_path(prefix, number), content):
         return None
@@ -164,9 +167,11 @@ def adopt(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> Re
 
 
 def _mark(store: Store, prefix: str, number: int, content: bytes) -> None:
-    """Write the head, unless others went on from there meanwhile."""
+    """Write the head, unless others went on from there meanwhile, and tell the witnesses."""
     if marked(store, prefix) < number:
         mark_newest(store, prefix, number, content)
+    if store.witnesses is not None:
+        store.witnesses.tell({prefix: Seen(number, hashlib.sha256(content).hexdigest())})
 
 
 def marked(store: Store, prefix: str) -> int:

@@ -10,6 +10,7 @@ import json
 import re
 import stat
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,10 +27,12 @@ Role = Literal["builder", "approver", "auditor"]
 MANIFEST = "application/vnd.in-toto+json"
 TOMBSTONE = "application/vnd.ft-dagster.tombstone+json"
 RELEASE = "application/vnd.ft-dagster.release+json"
+CHECKPOINT = "application/vnd.ft-dagster.checkpoint+json"
 COUNT: Mapping[str, tuple[Role, ...]] = {  # whose signature counts on what
     MANIFEST: ("builder", "auditor"),
     TOMBSTONE: ("builder", "auditor"),
     RELEASE: ("builder", "approver", "auditor"),
+    CHECKPOINT: ("builder", "approver", "auditor"),
 }
 TRUST_FILE = "trust.yaml"
 VARIABLE = "FT_DAGSTER_SIGNING_KEY"  # no child program gets it
@@ -114,13 +117,17 @@ class Signer:
 @dataclass(frozen=True)
 class Trust:
     """Holds a trust root: whose signatures count, and whether what bears none counts as well (`unsigned`).
-    `signer`: by which key this process signs; None: by none. `known`: what was verified, by kind and sha256.
+    `witnesses`: addresses of who is told of release logs, see `store.witness`; `strict`: nothing is released
+    while one of them cannot be reached. `signer`: by which key this process signs; None: by none. `known`:
+    what was verified, by kind and sha256.
     """
 
     file: Path
     version: int
     keys: tuple[TrustedKey, ...]
     unsigned: Literal["accepted", "refused"] = "accepted"
+    witnesses: tuple[str, ...] = ()
+    strict: bool = False
     signer: Signer | None = None
     known: dict[tuple[str, str], tuple[TrustedKey, ...]] = field(
         default_factory=dict, compare=False, repr=False
@@ -166,6 +173,19 @@ class Trust:
             except (Error, ValueError, KeyError, TypeError, AttributeError):
                 continue
         return tuple(found.values())
+
+
+def envelope_content(envelope: Any) -> bytes:
+    """Return the statement in an envelope, whoever signed it. Raises ValueError, KeyError or TypeError for
+    what is none.
+    """
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.exceptions import Error
+
+    try:
+        return bytes(Envelope.from_dict(deepcopy(envelope)).payload)  # which takes it apart
+    except Error as error:
+        raise ValueError(str(error)) from None
 
 
 def load_signer(said: str, keys: Iterable[TrustedKey], project: Path) -> Signer:

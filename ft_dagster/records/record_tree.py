@@ -28,7 +28,7 @@ from ft_dagster.data.files.parquet import column_names, quoted, row_of, rows_of
 from ft_dagster.data.rows.content import EXACT, NORMALIZATION
 from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
 from ft_dagster.errors import UserError
-from ft_dagster.records.merkle import SIZE, MerkleTree, leaf_hash
+from ft_dagster.provenance.merkle import SIZE, MerkleTree, leaf_hash
 from ft_dagster.records.record_keys import RecordKey
 from ft_dagster.schema_version import refuse_newer
 

@@ -20,7 +20,7 @@ from pyarrow.parquet import ParquetWriter
 
 from ft_dagster.data.files.tables import open_table
 from ft_dagster.data.rows.dataset_io import DROPPED
-from ft_dagster.records.merkle import SIZE, MerkleTree
+from ft_dagster.provenance.merkle import SIZE, MerkleTree
 from ft_dagster.records.record_keys import RecordKey
 from ft_dagster.records.record_tree import DIGESTS, TREE, TreeHead, check_names, leaf_of, row_files
 

@@ -74,6 +74,10 @@ class TrustSpec(SpecModel):
     unsigned: Literal["accepted", "refused"] = Field(
         "accepted", description="What a manifest or an entry of a release log counts as that nobody signed"
     )
+    witnesses: tuple[str, ...] = Field(
+        (), description="Folders and buckets outside the store that are told how far each release log is"
+    )
+    strict: bool = Field(False, description="Release nothing while a witness cannot be reached")
     keys: tuple[TrustKeySpec, ...] = Field(min_length=1, description="Whose signatures count")
 
     @model_validator(mode="after")
@@ -113,4 +117,4 @@ def _loaded(project: Path, signing_key: str | None, stamp: tuple[int, int, int])
     said = validate(TrustSpec, read_yaml(file), lambda field: file, SEE_DOCS)
     keys = tuple(each.key for each in said.keys)
     signer = None if signing_key is None else load_signer(signing_key, keys, project)
-    return Trust(file, said.version, keys, said.unsigned, signer)
+    return Trust(file, said.version, keys, said.unsigned, said.witnesses, said.strict, signer)

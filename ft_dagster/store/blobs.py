@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import fsspec
@@ -26,6 +26,9 @@ from ft_dagster.store import recall
 from ft_dagster.store.exclusive import RemoteCreation
 from ft_dagster.store.remote_errors import CLOSED, OPEN_IT, name_of, profiles_written
 from ft_dagster.strict_json import dumps, loads
+
+if TYPE_CHECKING:
+    from ft_dagster.store.witness import Witnesses
 
 # When the profiles were written that a file system, which fsspec keeps for the whole process, has read.
 _READ: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
@@ -60,7 +63,8 @@ class Store:
     folder in which this host remembers small files of a remote store (see `recall`), None: nowhere.
     `checked`: what `artifacts.stated` made of the newest manifests, by their places and bytes, for who reads
     many and changes none of them; None: each is checked anew. `trust`: whose signatures count on what is
-    stated there (see `signatures`), None: nobody's are asked for.
+    stated there (see `signatures`), None: nobody's are asked for. `witnesses`: who is told of its release
+    logs, None: nobody.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Store:
         trust: Trust | None = None,
     ) -> None:
         self.trust = trust
+        self.witnesses: Witnesses | None = None
         self.cache_bytes = cache_bytes
         if re.fullmatch(r"\w+://+", url) and not url.startswith("file:"):
             raise ValueError("no bucket is named")

@@ -22,7 +22,7 @@ from ft_dagster.data.rows.content import (
 )
 from ft_dagster.provenance.manifest import PREDICATE
 from ft_dagster.provenance.manifest import SCHEMA_VERSION as MANIFEST_VERSION
-from ft_dagster.records.merkle import MerkleTree, leaf_hash
+from ft_dagster.provenance.merkle import MerkleTree, leaf_hash
 from ft_dagster.records.record_keys import RecordKey
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 

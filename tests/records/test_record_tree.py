@@ -24,8 +24,8 @@ from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS, as_origin, read_sp
 from ft_dagster.data.rows.dataset_schema import ORIGINS_SCHEMA
 from ft_dagster.data.rows.rows import Row, RowPlace
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.merkle import leaf_hash, root_of
 from ft_dagster.records import tree_growth
-from ft_dagster.records.merkle import leaf_hash, root_of
 from ft_dagster.records.mixture_records import write_mixture_records
 from ft_dagster.records.record_keys import RecordKey, keys_of
 from ft_dagster.records.record_tree import (

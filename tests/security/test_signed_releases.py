@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,54 @@ def test_an_approval_is_signed_by_who_gives_it(
     typed(project, *PROMOTE)
     assert served(project)["production"] == 3
     assert typed(project, "trust", "unsigned") == "Everything is signed\n"
+
+
+@pytest.fixture
+def witness(project: Path, keys: Path) -> Path:
+    """A folder elsewhere that was told of the log as it stands."""
+    folder, root = project.parent / "witness", project / "trust.yaml"
+    root.write_text(root.read_text().replace("keys:\n", f"witnesses: [{folder}]\nkeys:\n", 1))
+    assert "knows 1 release log" in typed(project, "trust", "witness")
+    return folder
+
+
+def test_a_log_that_was_cut_is_said_by_its_witness_and_nothing_is_appended_to_it(
+    project: Path, keys: Path, witness: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's writer goes back to an older version: all that is left is signed, and fits."""
+    by(monkeypatch, keys, "ann")
+    typed(project, *PROMOTE)
+    assert len(list(witness.rglob("0*.json"))) == 2
+    assert "a witness" not in verified(project)
+    newest = sorted(log(project).glob("0*.json"))[-1]
+    newest.unlink()
+    before = newest.with_name(f"{int(newest.stem) - 1:06d}.json")
+    head = {"schema_version": 1, "entries": int(before.stem)}
+    head["sha256"] = hashlib.sha256(before.read_bytes()).hexdigest()
+    (log(project) / HEAD).write_text(json.dumps(head))
+    cut = f"{head['entries']} entries, and the witness {witness} saw {int(newest.stem)}: it was cut"
+    assert cut in verified(project)
+    done = CliRunner().invoke(app, ["--project", str(project), *PROMOTE])
+    assert cut in str(done.exception)
+    assert "Restore the log's folder from a backup" in str(done.exception)
+
+
+def test_of_two_copies_of_a_store_the_second_that_goes_on_is_refused_as_a_fork(
+    project: Path, keys: Path, witness: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(project, project.parent / "copy")
+    by(monkeypatch, keys, "ann")
+    typed(project, *PROMOTE)
+    done = CliRunner().invoke(app, ["--project", str(copy), *PROMOTE])
+    assert f"and the witness {witness} saw" in str(done.exception)
+    assert "it was cut" in str(done.exception)
+
+
+def test_a_witness_inside_the_store_is_none(project: Path, keys: Path) -> None:
+    root, store = project / "trust.yaml", load_settings(project).open_store().root
+    root.write_text(root.read_text().replace("keys:\n", f"witnesses: [{store}/w]\nkeys:\n", 1))
+    with pytest.raises(UserError, match="a witness in the store itself shows nothing"):
+        load_settings(project).open_store()
 
 
 def test_what_a_revoked_key_signed_no_longer_counts_and_is_listed(

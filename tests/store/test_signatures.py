@@ -43,7 +43,7 @@ _, STRANGER = key("stranger")
 
 
 def trust(signer: Signer | None = SIGNS, *keys: TrustedKey, unsigned: Any = "refused") -> Trust:
-    return Trust(Path("trust.yaml"), 1, keys or (BUILDER, AUDITOR, APPROVER), unsigned, signer)
+    return Trust(Path("trust.yaml"), 1, keys or (BUILDER, AUDITOR, APPROVER), unsigned, signer=signer)
 
 
 def build(attempt: Attempt) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ft_dagster.audit.index.judged import judged_questions
 from ft_dagster.data.rows.dataset_io import ORIGINS
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import CHAINED, ReleaseLog, entry_path, folder_of, read_log
-from ft_dagster.records.merkle import SIZE
+from ft_dagster.provenance.merkle import SIZE
 from ft_dagster.records.record_keys import OwnerKeys, keys_of
 from ft_dagster.records.record_tree import RecordTree, TreeHead
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE

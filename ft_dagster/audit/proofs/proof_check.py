@@ -15,7 +15,7 @@ from ft_dagster.audit.sought_record import PLAIN, READ_BY, WHOLE, SoughtRecord
 from ft_dagster.data.rows.content import NORMALIZATION
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import predicate_of
-from ft_dagster.records.merkle import EMPTY, leaf_hash, root_of
+from ft_dagster.provenance.merkle import EMPTY, leaf_hash, root_of
 from ft_dagster.records.record_keys import RecordKey
 from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.report.figures import counted

@@ -27,7 +27,7 @@ from ft_dagster.audit.index.follow import (
 from ft_dagster.audit.index.index import Indexed, LogEntry, SeenFile, tenant_of
 from ft_dagster.audit.replay.kept_code import kept_code
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import UNCOUNTED, entry_path, read_log
+from ft_dagster.lineage.log import UNCOUNTED, entry_path, folder_of, read_log
 from ft_dagster.lineage.tries import (
     LINEAGE,
     folders_of_tries,
@@ -72,6 +72,8 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
                 lines = _told(audit, _of_tries, prefix, folder)
                 wrong |= {f"{prefix}/{folder}"} if lines else set()
                 yield from lines or _told(audit, _uncounted, prefix, folder)
+    if audit.store.witnesses is not None and audit.tenant is None:
+        yield from audit.store.witnesses.faults(dict(_logs(audit)))
     files = [file.path for file in audit.store.walk() if audit.allows_part(file.path)]
     unnamed = [path for path in files if not _is_text(path)]
     yield from (f"{audit.store.uri(ascii(path)[1:-1])}: {NOBODYS}" for path in sorted(unnamed))
@@ -87,6 +89,16 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
     yield from _since_seen(audit, {*heads, *filter(_TRY.fullmatch, files)}, wrong)
     yield from _nobodys(audit, files)
     yield from _of_code(audit, artifacts)
+
+
+def _logs(audit: Audit) -> Iterator[tuple[str, tuple[Sequence[str], str]]]:
+    """Yield each part of the store with the hashes of its release log, and that log's place; none of one that
+    cannot be read, of which the check of the log tells.
+    """
+    for prefix in tenant_prefixes(audit.store):
+        with suppress(UserError, *MALFORMED):
+            if hashes := read_log(audit.store, prefix).hashes:
+                yield prefix, (hashes, audit.store.uri(folder_of(prefix)))
 
 
 def _is_text(path: str) -> bool:

@@ -14,7 +14,7 @@ from ft_dagster.audit.proofs.absence import OLDER, and_held, held_against
 from ft_dagster.audit.records import record
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.errors import UserError
-from ft_dagster.records.merkle import leaf_hash, root_of
+from ft_dagster.provenance.merkle import leaf_hash, root_of
 from ft_dagster.records.record_keys import keys_of
 from ft_dagster.records.record_tree import TREE
 from ft_dagster.stage_entries import GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from ft_dagster.records.merkle import EMPTY, MerkleTree, leaf_hash, root_of
+from ft_dagster.provenance.merkle import EMPTY, MerkleTree, leaf_hash, root_of
 
 VECTORS = [b"", b"\x00", b"\x10", b" !", b"01", b"@ABC", b"PQRSTUVW", b"`abcdefghijklmno"]
 ROOTS = {  # of the first n vectors, as certificate transparency's own tests have them

@@ -1,0 +1,275 @@
+"""Tells witnesses outside the store how far each release log is, and refuses a log that is behind what one of
+them saw: whoever may write the store alone can then neither cut a log nor go on from an older copy of it.
+
+A witness is a folder or a bucket with numbered files, `checkpoints/000012.json`, each created exclusively:
+the newest has every log that was told of, under an HMAC of its place, with its number of entries and the
+sha256 of the newest. Their Merkle root is in a statement that is signed, and that names the statement before
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.merkle import MerkleTree, leaf_hash
+from ft_dagster.provenance.private_file import make_private
+from ft_dagster.provenance.signing import CHECKPOINT, TRUST_FILE, Trust, envelope_content
+from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.numbered import highest_number, numbered
+from ft_dagster.store.remote_errors import outage, unreachable
+from ft_dagster.store.signatures import moment
+from ft_dagster.strict_json import loads
+
+log = logging.getLogger(__name__)
+FOLDER = "checkpoints"
+KEY_FILE = "witness.key"
+KEY_BYTES = 32
+TRIES = 50  # of a number that others were faster to take
+LATER = "`ft-dagster trust witness` tells it later"
+
+
+class Seen(NamedTuple):
+    """Is how far a witness knows a release log: its number of entries, and the sha256 of the newest."""
+
+    entries: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Is what a witness knows. `number`: of the newest file, 0 where there is none; `sha256`: of its
+    statement.
+    """
+
+    number: int = 0
+    sha256: str | None = None
+    logs: Mapping[str, Seen] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Tells the witnesses of a trust root. `key_file`: of the HMAC under which they know a log, one for all
+    hosts of the project. `waiting`: the folder of this host in which it keeps what could not be told.
+    """
+
+    trust: Trust
+    places: tuple[Store, ...]
+    key_file: Path
+    waiting: Path
+
+    def name_of(self, prefix: str) -> str:
+        """Return the 64 hexadecimal digits under which witnesses know the log of a part of the store."""
+        return hmac.new(self._key(), prefix.encode(), hashlib.sha256).hexdigest()
+
+    def newest(self, place: Store) -> Checkpoint:
+        """Read what a witness knows. Raises UserError where nobody who counts signed it."""
+        number = highest_number(place, FOLDER)
+        if not number:
+            return Checkpoint()
+        path = numbered(FOLDER, number)
+        try:
+            said = loads(place.read(path))
+            statement = envelope_content(said["envelope"])
+            logs = {str(name): Seen(int(entries), str(sha)) for name, (entries, sha) in said["logs"].items()}
+            facts = loads(statement)
+            holds = (facts["number"], facts["root"]) == (number, _root(logs))
+            at, key = moment(facts["at"]), str(facts["key"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            holds = False
+        if not holds or not self.trust.signers(statement, CHECKPOINT, at, [as_stored(said["envelope"])]):
+            fix = "See who wrote it, and delete it; what was told since is told again by `trust witness`"
+            raise UserError(
+                f"nobody whom {TRUST_FILE} trusts signed this checkpoint", file=place.uri(path), fix=fix
+            )
+        if key != self._key_id():
+            fix = f"Copy {KEY_FILE} from the host that began with it to the keys folders of all others"
+            raise UserError(
+                "the witness knows logs by another key", file=self.key_file, value=place.url, fix=fix
+            )
+        return Checkpoint(number, hashlib.sha256(statement).hexdigest(), logs)
+
+    def refuse_behind(self, prefix: str, hashes: Sequence[str], file: str) -> None:
+        """Raises UserError for a release log (the sha256 of each entry) that has less than a witness saw, or
+        something else there; where `witnesses` are strict, also where one cannot be reached.
+        """
+        if self.trust.signer is None:
+            fix = "Name a key in `signing_key` (ft_dagster.yaml, or FT_DAGSTER_SIGNING_KEY)"
+            problem = "witnesses take only what is signed, and this process has no key"
+            raise UserError(problem, file=self.trust.file, field="witnesses", fix=fix)
+        for place in self.places:
+            self._reached(place, partial(self._refuse_one, place, prefix, hashes, file))
+
+    def tell(self, logs: Mapping[str, Seen]) -> dict[str, bool]:
+        """Tell each witness how far these logs are now, by prefix, and what could not be told before; what
+        cannot be told now is kept for the next time. Return which of them was reached, by its address. Raises
+        UserError where one has to be.
+        """
+        for prefix, seen in logs.items():
+            self._keep(self.name_of(prefix), seen)
+        waiting = self._kept()
+        told = {each.url: self._reached(each, partial(self._add, each, waiting)) for each in self.places}
+        if all(told.values()):
+            for name in waiting:
+                (self.waiting / f"{name}.json").unlink(missing_ok=True)
+        return told
+
+    def faults(self, logs: Mapping[str, tuple[Sequence[str], str]]) -> list[str]:
+        """Return what does not hold of the release logs (by prefix: the sha256 of each entry, and its place),
+        a line each: one that is behind a witness, and how many a witness knows that are not there.
+        """
+        found = list[str]()
+        names = {self.name_of(prefix) for prefix in logs}
+        for place in self.places:
+            try:
+                known = self.newest(place).logs
+                for prefix, (hashes, file) in logs.items():
+                    found += _behind(known.get(self.name_of(prefix)), hashes, file, place.url)
+                if gone := len(known.keys() - names):
+                    what = "release log" if gone == 1 else "release logs"
+                    found.append(f"{place.url}: {gone} {what} that this witness saw are not in the store")
+            except Exception as error:
+                if not isinstance(error, UserError) and not unreachable(error):
+                    raise
+                found.append(f"{place.url}: {error if isinstance(error, UserError) else outage(error)}")
+        return found
+
+    def _refuse_one(self, place: Store, prefix: str, hashes: Sequence[str], file: str) -> None:
+        seen = self.newest(place).logs.get(self.name_of(prefix))
+        for line in _behind(seen, hashes, file, place.url):
+            fix = "Restore the log's folder from a backup, or see which copy of the store is the right one"
+            raise UserError(line.removeprefix(f"{file}: "), file=file, fix=fix)
+
+    def _add(self, place: Store, added: Mapping[str, Seen]) -> None:
+        """Write the witness' next checkpoint, unless it knows all of it."""
+        for _ in range(TRIES):
+            known = self.newest(place)
+            new = {name: seen for name, seen in added.items() if _is_news(known.logs.get(name), seen)}
+            if not new:
+                return
+            if self._create(place, known, {**known.logs, **new}):
+                return
+        fix = "Look who writes there"
+        raise UserError(f"others were faster {TRIES} times", file=place.uri(FOLDER), fix=fix)
+
+    def _create(self, place: Store, before: Checkpoint, logs: Mapping[str, Seen]) -> bool:
+        number = before.number + 1
+        statement = {
+            "schema_version": 1,
+            "number": number,
+            "at": datetime.now(UTC).isoformat(),
+            "previous": before.sha256,
+            "key": self._key_id(),
+            "size": len(logs),
+            "root": _root(logs),
+        }
+        assert self.trust.signer is not None  # see `refuse_behind`
+        envelope = json.loads(self.trust.signer.envelope(as_stored(statement), CHECKPOINT))
+        content = {"schema_version": 1, "envelope": envelope, "logs": dict(logs)}
+        return place.create_exclusively(numbered(FOLDER, number), as_stored(content))
+
+    def _reached(self, place: Store, do: Callable[[], None]) -> bool:
+        """Say whether a witness could be asked or told. Raises UserError where it has to be."""
+        try:
+            do()
+        except Exception as error:
+            if not unreachable(error):
+                raise
+            if self.trust.strict:
+                said = f"the witness {place.url} could not be reached: {outage(error).problem}"
+                fix = f"See that it can be reached, or take `strict` from {TRUST_FILE}"
+                raise UserError(said, file=self.trust.file, field="witnesses", fix=fix) from error
+            log.warning("the witness %s could not be reached; %s", place.url, LATER)
+            return False
+        return True
+
+    def _keep(self, name: str, seen: Seen) -> None:
+        self.waiting.mkdir(parents=True, exist_ok=True)
+        (self.waiting / f"{name}.json").write_bytes(as_stored(seen._asdict()))
+
+    def _kept(self) -> dict[str, Seen]:
+        """Return what is to be told, by the name of the log; a file that was cut off is passed over."""
+        found = dict[str, Seen]()
+        for file in sorted(self.waiting.glob("*.json")):
+            try:
+                found[file.stem] = Seen(**loads(file.read_bytes()))
+            except (ValueError, TypeError):
+                log.warning("%s cannot be read; %s", file, LATER)
+        return found
+
+    def _key(self) -> bytes:
+        if not self.key_file.exists():
+            self.key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self.key_file)
+            self.key_file.write_bytes(os.urandom(KEY_BYTES))
+        key = self.key_file.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise UserError("not a key of 32 bytes", file=self.key_file, fix="Restore it from a backup")
+        return key
+
+    def _key_id(self) -> str:
+        return hashlib.sha256(b"witness" + self._key()).hexdigest()[:16]
+
+
+def open_witnesses(
+    trust: Trust, store: Store, place_of: Callable[[str], str], keys: Path, host: Path
+) -> None:
+    """Have a store tell the witnesses of its trust root. `place_of`: of a path in it; `keys`: the folder of
+    keys; `host`: a folder of this host alone. Raises UserError for one that cannot be opened or lies in the
+    store.
+    """
+    places = [each if "://" in each else place_of(each) for each in trust.witnesses]
+    for said, place in zip(trust.witnesses, places, strict=True):
+        if f"{place.rstrip('/')}/".startswith(f"{store.url}/"):
+            fix = "Name a place that whoever writes the store may not write"
+            problem = "a witness in the store itself shows nothing"
+            raise UserError(problem, file=trust.file, field="witnesses", value=said, fix=fix)
+    try:
+        opened = tuple(Store(place, None, host) for place in places)
+    except (ValueError, TypeError, ImportError) as error:
+        problem, fix = f"cannot be opened: {error}", "Name a folder or s3://bucket/prefix"
+        raise UserError(problem, file=trust.file, field="witnesses", fix=fix) from None
+    store.witnesses = Witnesses(trust, opened, keys / KEY_FILE, host / "witness")
+
+
+def _behind(seen: Seen | None, hashes: Sequence[str], file: str, witness: str) -> list[str]:
+    if seen is None:
+        return []
+    if len(hashes) < seen.entries:
+        return [f"{file}: {len(hashes)} entries, and the witness {witness} saw {seen.entries}: it was cut"]
+    if hashes[seen.entries - 1] != seen.sha256:
+        return [f"{file}: entry {seen.entries} is not the one that the witness {witness} saw: a fork"]
+    return []
+
+
+def _is_news(known: Seen | None, seen: Seen) -> bool:
+    """Say whether a witness is to be told; where others went on from there meanwhile, it knows more."""
+    return known is None or known.entries < seen.entries
+
+
+def _root(logs: Mapping[str, Seen]) -> str:
+    """Return the Merkle root over the logs, in the order of their names, in hexadecimal digits."""
+    leaves = (f"{name}:{logs[name].entries}:{logs[name].sha256}" for name in sorted(logs))
+    return MerkleTree(b"".join(leaf_hash(leaf.encode()) for leaf in leaves)).root.hex()
+
+
+def merkle_proof(logs: Mapping[str, Seen], name: str) -> dict[str, Any]:
+    """Return what proves that a checkpoint has a log, without the others: its leaf, and siblings up to the
+    root.
+    """
+    names = sorted(logs)
+    at = names.index(name)
+    leaves = [f"{each}:{logs[each].entries}:{logs[each].sha256}".encode() for each in names]
+    tree = MerkleTree(b"".join(map(leaf_hash, leaves)))
+    path = [each.hex() for each in tree.path(at)]
+    return {"leaf": leaves[at].decode(), "index": at, "size": len(names), "path": path}

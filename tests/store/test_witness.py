@@ -1,0 +1,144 @@
+"""What a witness knows of release logs, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.merkle import leaf_hash, root_of
+from ft_dagster.provenance.signing import Signer, Trust
+from ft_dagster.store import Store
+from ft_dagster.store.numbered import numbered
+from ft_dagster.store.witness import FOLDER, Seen, Witnesses, merkle_proof
+from tests.store.test_signatures import BUILDER, SIGNS, STRANGER
+
+A, B = "tenants/acme/a", "tenants/acme/b"
+FIRST, SECOND, OTHER = ("1" * 64, "2" * 64, "3" * 64)
+"""Stands for the sha256 of an entry."""
+
+
+def trust(signer: Signer | None = SIGNS, **more: Any) -> Trust:
+    return Trust(Path("trust.yaml"), 1, (BUILDER,), signer=signer, **more)
+
+
+def witnesses(place: Store, host: Path, **more: Any) -> Witnesses:
+    return Witnesses(trust(**more), (place,), host.parent / "keys/witness.key", host / "waiting")
+
+
+def test_it_knows_each_log_that_it_was_told_of_under_a_name_that_says_nothing(
+    any_store: Store, tmp_path: Path
+) -> None:
+    here = witnesses(any_store, tmp_path / "here")
+    here.tell({A: Seen(1, FIRST)})
+    witnesses(any_store, tmp_path / "there").tell({B: Seen(1, OTHER)})  # another host
+    here.tell({A: Seen(2, SECOND)})
+    known = here.newest(any_store)
+    assert known.number == 3
+    assert known.logs == {here.name_of(A): Seen(2, SECOND), here.name_of(B): Seen(1, OTHER)}
+    files = [any_store.read(f"{FOLDER}/{name}") for name in any_store.files_below(FOLDER)]
+    assert len(files) == 3
+    assert not any(b"acme" in content for content in files)
+    here.tell({A: Seen(2, SECOND)})
+    assert here.newest(any_store).number == 3, "nothing new is no checkpoint"
+
+
+def test_a_log_that_was_cut_or_changed_is_refused(store: Store, tmp_path: Path) -> None:
+    told = witnesses(store, tmp_path / "here")
+    told.tell({A: Seen(2, SECOND)})
+    told.refuse_behind(A, [FIRST, SECOND], "the log")
+    told.refuse_behind(A, [FIRST, SECOND, OTHER], "the log")
+    told.refuse_behind(B, [], "the log")
+    for hashes, said in (([FIRST], "1 entries, and the witness"), ([FIRST, OTHER], "a fork")):
+        with pytest.raises(UserError, match=said):
+            told.refuse_behind(A, hashes, "the log")
+        assert [said in line for line in told.faults({A: (hashes, "the log")})] == [True]
+    assert told.faults({A: ([FIRST, SECOND], "the log")}) == []
+    [gone] = told.faults({B: ([], "the log")})
+    assert "1 release log that this witness saw are not in the store" in gone
+
+
+def rewritten(place: Store, told: Witnesses) -> None:
+    """The newest checkpoint's logs are others."""
+    path = numbered(FOLDER, 1)
+    said = json.loads(place.read(path))
+    said["logs"][told.name_of(A)] = [1, FIRST]
+    place.write(path, json.dumps(said).encode())
+
+
+def by_a_stranger(place: Store, told: Witnesses) -> None:
+    strange = replace(told, trust=replace(told.trust, signer=STRANGER, keys=(BUILDER, STRANGER.key)))
+    strange.tell({A: Seen(9, OTHER)})
+
+
+def no_checkpoint(place: Store, told: Witnesses) -> None:
+    place.write(numbered(FOLDER, 2), b"[]")
+
+
+@pytest.mark.parametrize("forge", [rewritten, by_a_stranger, no_checkpoint])
+def test_a_checkpoint_that_nobody_signed_is_refused(store: Store, tmp_path: Path, forge: Any) -> None:
+    told = witnesses(store, tmp_path / "here")
+    told.tell({A: Seen(2, SECOND)})
+    forge(store, told)
+    with pytest.raises(UserError, match=r"nobody whom trust\.yaml trusts signed this checkpoint"):
+        told.newest(store)
+    [line] = told.faults({A: ([FIRST, SECOND], "the log")})
+    assert "signed this checkpoint" in line
+
+
+class Away(Store):
+    """A witness whose network is down."""
+
+    def names(self, relative: str) -> list[str]:
+        raise ConnectionRefusedError("nobody listens there")
+
+
+def test_what_could_not_be_told_is_told_the_next_time(store: Store, tmp_path: Path) -> None:
+    away = witnesses(Away(store.url), tmp_path / "here")
+    assert away.tell({A: Seen(1, FIRST)}) == {store.url: False}
+    away.refuse_behind(A, [], "the log")  # nobody can say
+    assert "could not be reached" in away.faults({})[0]
+    back = witnesses(store, tmp_path / "here")
+    assert back.tell({B: Seen(1, OTHER)}) == {store.url: True}
+    assert set(back.newest(store).logs) == {back.name_of(A), back.name_of(B)}
+    assert list((tmp_path / "here/waiting").iterdir()) == []
+
+
+def test_strict_releases_nothing_while_a_witness_is_away(store: Store, tmp_path: Path) -> None:
+    strict = witnesses(Away(store.url), tmp_path / "here", strict=True)
+    with pytest.raises(UserError, match="could not be reached"):
+        strict.refuse_behind(A, [], "the log")
+
+
+def test_without_a_key_nothing_is_appended(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="this process has no key"):
+        witnesses(store, tmp_path / "here", signer=None).refuse_behind(A, [], "the log")
+
+
+def test_hosts_with_other_keys_are_told_so(store: Store, tmp_path: Path) -> None:
+    witnesses(store, tmp_path / "one/host").tell({A: Seen(1, FIRST)})
+    with pytest.raises(UserError, match="the witness knows logs by another key"):
+        witnesses(store, tmp_path / "two/host").newest(store)
+
+
+def test_a_log_is_proven_without_the_others(store: Store, tmp_path: Path) -> None:
+    told = witnesses(store, tmp_path / "here")
+    told.tell({f"tenants/acme/{n}": Seen(n, FIRST) for n in range(1, 8)})
+    logs = told.newest(store).logs
+    root = json.loads(_statement(store))["root"]
+    proof = merkle_proof(logs, told.name_of("tenants/acme/3"))
+    path = [bytes.fromhex(each) for each in proof["path"]]
+    found = root_of(leaf_hash(proof["leaf"].encode()), proof["index"], proof["size"], path)
+    assert found is not None
+    assert found.hex() == root
+    assert proof["leaf"].endswith(f":3:{FIRST}")
+
+
+def _statement(store: Store) -> bytes:
+    from ft_dagster.provenance.signing import envelope_content
+
+    return envelope_content(json.loads(store.read(numbered(FOLDER, 1)))["envelope"])
