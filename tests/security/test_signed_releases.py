@@ -123,10 +123,10 @@ def test_a_log_that_was_cut_is_said_by_its_witness_and_nothing_is_appended_to_it
     newest = sorted(log(project).glob("0*.json"))[-1]
     newest.unlink()
     before = newest.with_name(f"{int(newest.stem) - 1:06d}.json")
-    head = {"schema_version": 1, "entries": int(before.stem)}
-    head["sha256"] = hashlib.sha256(before.read_bytes()).hexdigest()
+    entries, sha256 = int(before.stem), hashlib.sha256(before.read_bytes()).hexdigest()
+    head = {"schema_version": 1, "entries": entries, "sha256": sha256}
     (log(project) / HEAD).write_text(json.dumps(head))
-    cut = f"{head['entries']} entries, and the witness {witness} saw {int(newest.stem)}: it was cut"
+    cut = f"{entries} entries, and the witness {witness} saw {int(newest.stem)}: it was cut"
     assert cut in verified(project)
     done = CliRunner().invoke(app, ["--project", str(project), *PROMOTE])
     assert cut in str(done.exception)
