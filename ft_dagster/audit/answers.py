@@ -293,7 +293,8 @@ class ModelAnswer:
     """Says all that made a model. `parent`: the weights that its base starts from, whether they are `gone`
     from the store, and when retention `removed` them. `unread`: equal mixtures whose rows could not be read,
     on which it was trained as well. `in_part`: how many of its records it was trained on in part, and
-    `perhaps_in_part` how many perhaps, for an older mixture does not say.
+    `perhaps_in_part` how many perhaps, for an older mixture does not say. `signed`: whose signatures its
+    parts bear, in one line.
     """
 
     variant: str
@@ -315,6 +316,7 @@ class ModelAnswer:
     unread: tuple[str, ...] = ()
     in_part: int = 0
     perhaps_in_part: int = 0
+    signed: str = ""
 
 
 @dataclass(frozen=True)

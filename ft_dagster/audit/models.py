@@ -17,6 +17,7 @@ from ft_dagster.audit.figures import read
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.index.moments import moment_of
 from ft_dagster.audit.records import descendants
+from ft_dagster.audit.signed import signed_words
 from ft_dagster.audit.trained import (
     forms_of,
     identities_as_known,
@@ -107,6 +108,7 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
         unread=_unread(audit, weights),
         in_part=parts,
         perhaps_in_part=perhaps,
+        signed=signed_words(audit, [*ancestors(audit.index, [weights, *exports])]),
     )
 
 

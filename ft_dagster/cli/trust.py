@@ -42,6 +42,7 @@ def new_key(
     folder: Annotated[
         Path | None, typer.Option(help="Where the private key is written; default: signing/ in `keys`")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Make an Ed25519 key: the private part in a file of this user alone, the public part for trust.yaml.
 
@@ -61,13 +62,18 @@ def new_key(
     file = (folder or settings.keys_folder / "signing") / f"{name}.pem"
     _write_private(file, private)
     root = settings.project / TRUST_FILE
-    said = _as_yaml(entry)
-    if root.exists():
-        tell(f"Add this to the keys of {root}, and raise its version:\n{said}")
-    else:
+    said, stands = _as_yaml(entry), root.exists()
+    if not stands:
         root.write_text(
             f"schema_version: 1\nversion: 1\nunsigned: accepted  # or: refused\nkeys:\n{said}", "utf-8"
         )
+    if as_json:
+        shown = {**entry, "begins": str(entry["begins"])}
+        print_json({"private": str(file), "entry": shown, "trust": str(root), "written": not stands})
+        return
+    if stands:
+        tell(f"Add this to the keys of {root}, and raise its version:\n{said}")
+    else:
         tell(f"Wrote {root}")
     tell(f"The private key is {file}. To sign by it, name it as signing_key in ft_dagster.yaml")
 
@@ -163,7 +169,7 @@ def witness(context: typer.Context, as_json: Json = False) -> None:
     """
     from ft_dagster.audit.index.follow import tenant_prefixes
     from ft_dagster.lineage.log import folder_of, read_log
-    from ft_dagster.store.witness import Seen
+    from ft_dagster.provenance.witnessed import Seen
 
     settings = load_settings(context.obj)
     store = settings.open_store()

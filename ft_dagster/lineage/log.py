@@ -24,9 +24,9 @@ from ft_dagster.lineage.entry import RELEASE, ReleaseEntry, broken_entry
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.provenance.signing import RELEASE as RELEASED
+from ft_dagster.provenance.witnessed import Seen
 from ft_dagster.store.blobs import Store, as_stored
 from ft_dagster.store.signatures import moment, require, sign, signers
-from ft_dagster.store.witness import Seen
 from ft_dagster.strict_json import loads
 
 CHAINED = 3  # the first schema whose entries name what stands before them

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import fsspec
@@ -22,13 +22,11 @@ from ft_dagster.errors import UserError
 from ft_dagster.files import draft_in, put, put_new, write_whole
 from ft_dagster.provenance.digest import files_below, no_file
 from ft_dagster.provenance.signing import Trust
+from ft_dagster.provenance.witnessed import LogWitness
 from ft_dagster.store import recall
 from ft_dagster.store.exclusive import RemoteCreation
 from ft_dagster.store.remote_errors import CLOSED, OPEN_IT, name_of, profiles_written
 from ft_dagster.strict_json import dumps, loads
-
-if TYPE_CHECKING:
-    from ft_dagster.store.witness import Witnesses
 
 # When the profiles were written that a file system, which fsspec keeps for the whole process, has read.
 _READ: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
@@ -78,7 +76,7 @@ class Store:
         trust: Trust | None = None,
     ) -> None:
         self.trust = trust
-        self.witnesses: Witnesses | None = None
+        self.witnesses: LogWitness | None = None
         self.cache_bytes = cache_bytes
         if re.fullmatch(r"\w+://+", url) and not url.startswith("file:"):
             raise ValueError("no bucket is named")

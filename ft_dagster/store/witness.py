@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import MerkleTree, leaf_hash
 from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.signing import CHECKPOINT, TRUST_FILE, Trust, envelope_content
+from ft_dagster.provenance.witnessed import Seen
 from ft_dagster.store.blobs import Store, as_stored
 from ft_dagster.store.numbered import highest_number, numbered
 from ft_dagster.store.remote_errors import outage, unreachable
@@ -37,13 +38,6 @@ KEY_FILE = "witness.key"
 KEY_BYTES = 32
 TRIES = 50  # of a number that others were faster to take
 LATER = "`ft-dagster trust witness` tells it later"
-
-
-class Seen(NamedTuple):
-    """Is how far a witness knows a release log: its number of entries, and the sha256 of the newest."""
-
-    entries: int
-    sha256: str
 
 
 @dataclass(frozen=True)

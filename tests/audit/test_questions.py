@@ -67,6 +67,7 @@ def test_what_was_trained_is_held_against_what_its_base_took(history: History) -
     said = shown(child)
     assert "40.00% of the 50 FLOPs that models/x took: more than a third" in said
     assert "not more than a third" in shown(model(audit, "acme.one"))
+    assert "nothing is signed" in shown(model(audit, "acme.one"))
 
 
 def shown(answer: ModelAnswer) -> str:

@@ -77,6 +77,8 @@ ASKED = [
     ["audit", "key", "rotate", "acme"],
     ["audit", "key", "backup", "{folder}/again.json"],
     ["audit", "key", "restore", "{folder}/keys.json"],
+    ["trust", "new-key", "builder-2027"],
+    ["trust", "list"],
 ]
 MOVED = ["--base-model", "{folder}/project/models/tiny", "--allow-dropped", "9", "--dry-run"]
 TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -95,7 +97,7 @@ ASKED += [["import", origin, f"{{folder}}/{origin}.yaml", *MOVED] for origin in 
 PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
 LONG = {  # what trains, serves or asks a server; their tables are tested where they are made
     *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay", "audit crossings"),
-    "canaries plant",
+    *("canaries plant", "trust sign", "trust unsigned", "trust witness"),
 }
 
 

@@ -62,8 +62,7 @@ def log(project: Path) -> Path:
 def test_what_an_auditor_signed_is_served_and_verify_says_by_whom(project: Path, keys: Path) -> None:
     assert served(project)["production"] == 2
     assert typed(project, "trust", "unsigned") == "Everything is signed\n"
-    said = verified(project)
-    assert "signed by whom version 1 of trust.yaml trusts" in said
+    assert "signed by whom version 1 of trust.yaml trusts" in verified(project)
     assert oct((keys / "ours.pem").stat().st_mode & 0o777) == "0o600"
 
 

@@ -11,39 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.dsse import Envelope
-from securesystemslib.signer import CryptoSigner
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.copying import copy_store
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.lineage.statements import sign_history, unsigned
-from ft_dagster.provenance.signing import MANIFEST, Role, Signer, Trust, TrustedKey, new_key
+from ft_dagster.provenance.signing import MANIFEST, Signer, TrustedKey
 from ft_dagster.settings import Retention
 from ft_dagster.store import Attempt, Store, find_artifact
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.removal import claim_removal, finish_removal
 from ft_dagster.store.signatures import sign
+from tests.store.signing_keys import (
+    APPROVES,
+    AUDITOR,
+    BUILDER,
+    NOW,
+    SIGNS,
+    STRANGER,
+    VOUCHES,
+    key,
+    trust,
+)
 
 RECIPE = Recipe("task_dataset", "tenants/acme/support", {"sources": "a" * 64}, {"data": 1}, "acme.support")
-NOW = datetime.now(UTC)
-
-
-def key(name: str, role: Role = "builder", **more: Any) -> tuple[TrustedKey, Signer]:
-    private, public = new_key()
-    trusted = TrustedKey(name, role, public, NOW - timedelta(days=1), **more)
-    return trusted, Signer(trusted, CryptoSigner(load_pem_private_key(private, None)))
-
-
-BUILDER, SIGNS = key("builder")
-AUDITOR, VOUCHES = key("auditor", "auditor")
-APPROVER, APPROVES = key("ann", "approver", person="ann")
-_, STRANGER = key("stranger")
-
-
-def trust(signer: Signer | None = SIGNS, *keys: TrustedKey, unsigned: Any = "refused") -> Trust:
-    return Trust(Path("trust.yaml"), 1, keys or (BUILDER, AUDITOR, APPROVER), unsigned, signer=signer)
 
 
 def build(attempt: Attempt) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import leaf_hash, root_of
 from ft_dagster.provenance.signing import Signer, Trust
+from ft_dagster.provenance.witnessed import Seen
 from ft_dagster.store import Store
 from ft_dagster.store.numbered import numbered
-from ft_dagster.store.witness import FOLDER, Seen, Witnesses, merkle_proof
-from tests.store.test_signatures import BUILDER, SIGNS, STRANGER
+from ft_dagster.store.witness import FOLDER, Witnesses, merkle_proof
+from tests.store.signing_keys import BUILDER, SIGNS, STRANGER
 
 A, B = "tenants/acme/a", "tenants/acme/b"
 FIRST, SECOND, OTHER = ("1" * 64, "2" * 64, "3" * 64)

@@ -21,18 +21,17 @@ from ft_dagster.audit.figures import read
 from ft_dagster.audit.index.artifact_records import ASKED, HAVE_RECORDS, times_of
 from ft_dagster.audit.index.follow import MALFORMED, indexed_members, problem_of
 from ft_dagster.audit.index.index import Indexed, created, digest_of, tenant_of
+from ft_dagster.audit.signed import signed_words
 from ft_dagster.audit.verify.store_files import RESTORE, problems_around
 from ft_dagster.errors import UserError
 from ft_dagster.files import write_whole
 from ft_dagster.lineage.graph import inputs_of, missing
-from ft_dagster.provenance.signing import TRUST_FILE
 from ft_dagster.records.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import Artifact, verify_artifact
 from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.removal import check_tombstone, outlives
-from ft_dagster.store.signatures import of_statement, signers
 from ft_dagster.store.transfer import OTHER_BYTES
 
 SAVE_SECONDS = 5.0
@@ -125,7 +124,7 @@ def verify(
         removed,
         unchecked,
         since,
-        _signed(audit, wanted),
+        signed_words(audit, wanted),
     )
 
 
@@ -254,23 +253,6 @@ def _check_tree(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         raise UserError("a record tree without its root, or a root without its tree", file=where, fix=RESTORE)
     key = audit.keys(indexed.tenant).of_id(head.key)
     check_tree(audit.stored.evidence(artifact), head, key)
-
-
-def _signed(audit: Audit, wanted: Sequence[Indexed]) -> str:
-    """Say whose signatures count, and how many manifests bear none of them."""
-    trust = audit.store.trust
-    if trust is None:
-        return "nothing is signed: there is no trust.yaml, so whoever may write the store may have made it"
-    without = 0
-    for each in wanted:
-        with suppress(*MALFORMED):  # told of the artifact
-            content = audit.store.read(each.place.manifest_of(each.generation))
-            kind, at = of_statement(content)
-            without += not signers(audit.store, each.place.prefix, content, kind, at)
-    if without:
-        of = f"without a signature that counts: {without:,} of {counted(len(wanted), 'manifest')}"
-        return f"{of} (`ft-dagster trust unsigned` lists them)"
-    return f"{counted(len(wanted), 'manifest')} signed by whom version {trust.version} of {TRUST_FILE} trusts"
 
 
 def _without_key(audit: Audit, wanted: Sequence[Indexed]) -> Iterator[str]:

@@ -300,6 +300,7 @@ def _standing(found: ModelAnswer) -> Iterator[tuple[str, str]]:
     for entry in found.releases:
         done = f"{entry['action']} of version {entry['version']}"
         yield "log", f"{done}, {entry['at']}, by {entry['by']}: {entry['reason']}"
+    yield "signatures", found.signed
     for child in found.children:
         yield "child", child
     for part in found.parts:

@@ -1,0 +1,28 @@
+"""Says what a witness of release logs is asked and told; `store.witness` has those of a project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Seen(NamedTuple):
+    """Is how far a witness knows a release log: its number of entries, and the sha256 of the newest."""
+
+    entries: int
+    sha256: str
+
+
+class LogWitness(Protocol):
+    """Knows, outside the store, how far each release log is."""
+
+    def refuse_behind(self, prefix: str, hashes: Sequence[str], file: str) -> None:
+        """Raises UserError for a log (the sha256 of each entry) that has less than was told, or another."""
+
+    def tell(self, logs: Mapping[str, Seen]) -> dict[str, bool]:
+        """Tell how far logs are now, by prefix; return which witness was reached, by its address."""
+        ...
+
+    def faults(self, logs: Mapping[str, tuple[Sequence[str], str]]) -> list[str]:
+        """Return what does not hold of the logs (by prefix: the sha256 of each entry, and its place)."""
+        ...
