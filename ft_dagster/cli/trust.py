@@ -1,4 +1,4 @@
-"""Defines commands about signatures: trust new-key, list, unsigned, sign, witness."""
+"""Defines commands about signatures: trust new-key, list, unsigned, sign, witness, proof."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ft_dagster.cli.commands import app
-from ft_dagster.cli.common import KEEPING, Json, declaring_tenants, load_settings, print_json, show, tell
+from ft_dagster.cli.common import KEEPING, Json, Key, declaring_tenants, load_settings, print_json, show, tell
 from ft_dagster.errors import UserError
+from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.lineage.statements import Statement
@@ -190,6 +191,28 @@ def witness(context: typer.Context, as_json: Json = False) -> None:
             tell(f"{url} knows {logs}" if was else f"{url} cannot be reached: it is told the next time")
     if not all(reached.values()):
         raise typer.Exit(1)
+
+
+@trust.command()
+def proof(context: typer.Context, variant: Key, as_json: Json = False) -> None:
+    """Show what proves to a tenant how far a witness knows the release log of a variant, without the others'.
+
+    With --json: a statement of the witness that is signed, the leaf of this log, and its siblings up to the
+    root that the statement has.
+    """
+    settings = load_settings(context.obj)
+    key = VariantKey.parse(variant)
+    witnesses = settings.open_store().witnesses
+    found = {} if witnesses is None else witnesses.proofs(key.prefix)
+    if not found:
+        fix = "Name `witnesses` in trust.yaml, and tell them by `ft-dagster trust witness`"
+        raise UserError("no witness was told of this variant's releases", value=variant, fix=fix)
+    if as_json:
+        print_json({"proofs": found})
+        return
+    for url, one in found.items():
+        _, entries, newest = one["leaf"].split(":")
+        tell(f"{url} knows {entries} entries of {variant}; the newest is {newest}")
 
 
 def _shown(file: str, one: Statement) -> dict[str, str]:

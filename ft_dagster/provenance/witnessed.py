@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Seen(NamedTuple):
@@ -21,6 +21,10 @@ class LogWitness(Protocol):
 
     def tell(self, logs: Mapping[str, Seen]) -> dict[str, bool]:
         """Tell how far logs are now, by prefix; return which witness was reached, by its address."""
+        ...
+
+    def proofs(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """Return by witness what proves how far it knows a log."""
         ...
 
     def faults(self, logs: Mapping[str, tuple[Sequence[str], str]]) -> list[str]:

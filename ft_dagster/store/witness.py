@@ -43,12 +43,13 @@ LATER = "`ft-dagster trust witness` tells it later"
 @dataclass(frozen=True)
 class Checkpoint:
     """Is what a witness knows. `number`: of the newest file, 0 where there is none; `sha256`: of its
-    statement.
+    statement, which is signed in `envelope`.
     """
 
     number: int = 0
     sha256: str | None = None
     logs: Mapping[str, Seen] = field(default_factory=dict)
+    envelope: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Witnesses:
             raise UserError(
                 "the witness knows logs by another key", file=self.key_file, value=place.url, fix=fix
             )
-        return Checkpoint(number, hashlib.sha256(statement).hexdigest(), logs)
+        return Checkpoint(number, hashlib.sha256(statement).hexdigest(), logs, said["envelope"])
 
     def refuse_behind(self, prefix: str, hashes: Sequence[str], file: str) -> None:
         """Raises UserError for a release log (the sha256 of each entry) that has less than a witness saw, or
@@ -117,6 +118,19 @@ class Witnesses:
             for name in waiting:
                 (self.waiting / f"{name}.json").unlink(missing_ok=True)
         return told
+
+    def proofs(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """Return by witness what proves how far it knows a log, without the others: the envelope of its
+        newest statement, the leaf, and its siblings up to the root (see `merkle.root_of`). None of one that
+        was not told of it.
+        """
+        name = self.name_of(prefix)
+        known = {place.url: self.newest(place) for place in self.places}
+        return {
+            url: {"envelope": one.envelope, **_proof(one.logs, name)}
+            for url, one in known.items()
+            if name in one.logs
+        }
 
     def faults(self, logs: Mapping[str, tuple[Sequence[str], str]]) -> list[str]:
         """Return what does not hold of the release logs (by prefix: the sha256 of each entry, and its place),
@@ -252,18 +266,19 @@ def _is_news(known: Seen | None, seen: Seen) -> bool:
 
 
 def _root(logs: Mapping[str, Seen]) -> str:
-    """Return the Merkle root over the logs, in the order of their names, in hexadecimal digits."""
-    leaves = (f"{name}:{logs[name].entries}:{logs[name].sha256}" for name in sorted(logs))
-    return MerkleTree(b"".join(leaf_hash(leaf.encode()) for leaf in leaves)).root.hex()
+    return _tree(logs).root.hex()
 
 
-def merkle_proof(logs: Mapping[str, Seen], name: str) -> dict[str, Any]:
-    """Return what proves that a checkpoint has a log, without the others: its leaf, and siblings up to the
-    root.
-    """
-    names = sorted(logs)
-    at = names.index(name)
-    leaves = [f"{each}:{logs[each].entries}:{logs[each].sha256}".encode() for each in names]
-    tree = MerkleTree(b"".join(map(leaf_hash, leaves)))
-    path = [each.hex() for each in tree.path(at)]
-    return {"leaf": leaves[at].decode(), "index": at, "size": len(names), "path": path}
+def _tree(logs: Mapping[str, Seen]) -> MerkleTree:
+    return MerkleTree(b"".join(leaf_hash(leaf.encode()) for leaf in _leaves(logs)))
+
+
+def _leaves(logs: Mapping[str, Seen]) -> list[str]:
+    """Return what is hashed of each log, in the order of their names."""
+    return [f"{name}:{logs[name].entries}:{logs[name].sha256}" for name in sorted(logs)]
+
+
+def _proof(logs: Mapping[str, Seen], name: str) -> dict[str, Any]:
+    at, leaves = sorted(logs).index(name), _leaves(logs)
+    path = [each.hex() for each in _tree(logs).path(at)]
+    return {"leaf": leaves[at], "index": at, "size": len(leaves), "path": path}

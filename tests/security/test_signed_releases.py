@@ -108,6 +108,7 @@ def witness(project: Path, keys: Path) -> Path:
     folder, root = project.parent / "witness", project / "trust.yaml"
     root.write_text(root.read_text().replace("keys:\n", f"witnesses: [{folder}]\nkeys:\n", 1))
     assert "knows 1 release log" in typed(project, "trust", "witness")
+    assert f"{folder} knows 3 entries of {KEY}" in typed(project, "trust", "proof", str(KEY))
     return folder
 
 

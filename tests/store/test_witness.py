@@ -11,11 +11,11 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import leaf_hash, root_of
-from ft_dagster.provenance.signing import Signer, Trust
+from ft_dagster.provenance.signing import Signer, Trust, envelope_content
 from ft_dagster.provenance.witnessed import Seen
 from ft_dagster.store import Store
 from ft_dagster.store.numbered import numbered
-from ft_dagster.store.witness import FOLDER, Witnesses, merkle_proof
+from ft_dagster.store.witness import FOLDER, Witnesses
 from tests.store.signing_keys import BUILDER, SIGNS, STRANGER
 
 A, B = "tenants/acme/a", "tenants/acme/b"
@@ -129,17 +129,11 @@ def test_hosts_with_other_keys_are_told_so(store: Store, tmp_path: Path) -> None
 def test_a_log_is_proven_without_the_others(store: Store, tmp_path: Path) -> None:
     told = witnesses(store, tmp_path / "here")
     told.tell({f"tenants/acme/{n}": Seen(n, FIRST) for n in range(1, 8)})
-    logs = told.newest(store).logs
-    root = json.loads(_statement(store))["root"]
-    proof = merkle_proof(logs, told.name_of("tenants/acme/3"))
+    [proof] = told.proofs("tenants/acme/3").values()
+    root = json.loads(envelope_content(proof["envelope"]))["root"]
     path = [bytes.fromhex(each) for each in proof["path"]]
     found = root_of(leaf_hash(proof["leaf"].encode()), proof["index"], proof["size"], path)
     assert found is not None
     assert found.hex() == root
     assert proof["leaf"].endswith(f":3:{FIRST}")
-
-
-def _statement(store: Store) -> bytes:
-    from ft_dagster.provenance.signing import envelope_content
-
-    return envelope_content(json.loads(store.read(numbered(FOLDER, 1)))["envelope"])
+    assert told.proofs("tenants/acme/nobody") == {}
