@@ -27,11 +27,13 @@ Role = Literal["builder", "approver", "auditor"]
 MANIFEST = "application/vnd.in-toto+json"
 TOMBSTONE = "application/vnd.ft-dagster.tombstone+json"
 RELEASE = "application/vnd.ft-dagster.release+json"
+MIRRORED = "application/vnd.ft-dagster.mirrored+json"  # a checkpoint of a training
 CHECKPOINT = "application/vnd.ft-dagster.checkpoint+json"
 COUNT: Mapping[str, tuple[Role, ...]] = {  # whose signature counts on what
     MANIFEST: ("builder", "auditor"),
     TOMBSTONE: ("builder", "auditor"),
     RELEASE: ("builder", "approver", "auditor"),
+    MIRRORED: ("builder",),
     CHECKPOINT: ("builder", "approver", "auditor"),
 }
 TRUST_FILE = "trust.yaml"

@@ -14,13 +14,17 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 
+from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import files_below, sha256_file
+from ft_dagster.provenance.signing import MIRRORED
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS
+from ft_dagster.store.signatures import require, sign
 from ft_dagster.store.transfer import below, each_at_once, persist
 
 POLL = 1.0  # seconds between two looks at what became whole
@@ -192,7 +196,7 @@ class CheckpointMirror:
         where = self.store.uri(f"{self.files.place}/{within.rstrip('/')}")
         paths = [path.removeprefix(within) for path in listed if path.startswith(within)]
         each_at_once(lambda path: self._download(within + path, below(draft, path, where)), paths)
-        problem = self.unusable(draft)
+        problem = self.unusable(draft) or self._unsigned(draft)
         if problem is not None:
             self.say(f"{where}: {problem}; it is not used")
             self.sent = {**(self.sent or {}), name: UNUSABLE}
@@ -201,6 +205,16 @@ class CheckpointMirror:
         own.parent.mkdir(parents=True, exist_ok=True)
         draft.rename(own)
         return True
+
+    def _unsigned(self, draft: Path) -> str | None:
+        """Say that nobody signed the file that makes a checkpoint whole, where that is asked for."""
+        content = (draft / self.files.whole_with).read_bytes()
+        try:
+            now, where = datetime.now(UTC), self._uri
+            require(self.store, self.files.place, content, MIRRORED, now, where=where)
+        except UserError as error:
+            return error.problem
+        return None
 
     def _fetch_log(self, path: str) -> None:
         target = below(self.folder, path, self._uri)
@@ -236,6 +250,8 @@ class CheckpointMirror:
             _refuse_incomplete(persist(lambda: self.store.files_below(within)), sizes, self.store.uri(within))
             if self._over.is_set() or not self.holds():
                 return False
+            content = (drafts / name / whole).read_bytes()
+            persist(lambda: sign(self.store, self.files.place, content, MIRRORED))
             persist(lambda: self.store.upload(drafts / name / whole, f"{within}/{whole}"))
             self.sent = {**(self.sent or {}), name: sha256}
             return True

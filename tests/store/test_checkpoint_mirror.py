@@ -15,6 +15,7 @@ from ft_dagster.store.checkpoint_mirror import CheckpointMirror, Mirrored, forge
 from ft_dagster.training import checkpoints
 from ft_dagster.training.checkpoints import MANIFEST, commit, complete, folder_of, unusable
 from tests.s3_server import S3Server, free_port, start_s3
+from tests.store.signing_keys import trust
 from tests.troubled_s3 import Trouble, trouble
 
 PLACE = "tenants/acme/support/fine_tuned_model/" + "0" * 64 + "/nodes/evidence"
@@ -312,3 +313,22 @@ def test_a_manifest_of_before_says_no_torch_and_is_used(tmp_path: Path) -> None:
     assert unusable(folder) is None
     shutil.rmtree(folder)
     assert unusable(folder) == "incomplete"
+
+
+def test_where_signatures_are_asked_for_a_checkpoint_that_no_builder_signed_is_not_used(
+    any_store: Store, tmp_path: Path
+) -> None:
+    any_store.trust = trust()
+    first = Host(any_store, tmp_path / "first")
+    first.save(50)
+    assert first.mirror.keep()
+    assert on(any_store, tmp_path / "second").steps == [50]
+
+    any_store.trust = None  # whoever writes the store has no key
+    forger = on(any_store, tmp_path / "forger")
+    forger.save(100, "other weights")
+    assert forger.mirror.keep()
+    any_store.trust = trust()
+    third = on(any_store, tmp_path / "third")
+    assert third.steps == [50]
+    assert any("nobody whom trust.yaml trusts signed this; it is not used" in line for line in third.said)
