@@ -15,6 +15,7 @@ from rich.table import Table
 from ft_dagster.cli.commands import app
 from ft_dagster.cli.common import KEEPING, Json, Key, declaring_tenants, load_settings, print_json, show, tell
 from ft_dagster.errors import UserError
+from ft_dagster.report.figures import counted
 from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def witness(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json({"logs": len(told), "reached": reached})
     else:
-        logs = f"{len(told)} release log{'s' * (len(told) != 1)}"
+        logs = counted(len(told), "release log")
         for url, was in reached.items():
             tell(f"{url} knows {logs}" if was else f"{url} cannot be reached: it is told the next time")
     if not all(reached.values()):
@@ -212,7 +213,7 @@ def proof(context: typer.Context, variant: Key, as_json: Json = False) -> None:
         return
     for url, one in found.items():
         _, entries, newest = one["leaf"].split(":")
-        tell(f"{url} knows {entries} entries of {variant}; the newest is {newest}")
+        tell(f"{url} knows {counted(int(entries), 'entry', 'entries')} of {variant}; the newest is {newest}")
 
 
 def _shown(file: str, one: Statement) -> dict[str, str]:

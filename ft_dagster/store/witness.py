@@ -144,8 +144,8 @@ class Witnesses:
                 for prefix, (hashes, file) in logs.items():
                     found += _behind(known.get(self.name_of(prefix)), hashes, file, place.url)
                 if gone := len(known.keys() - names):
-                    what = "release log" if gone == 1 else "release logs"
-                    found.append(f"{place.url}: {gone} {what} that this witness saw are not in the store")
+                    what = "release log that it saw is" if gone == 1 else "release logs that it saw are"
+                    found.append(f"{place.url}: by this witness, {gone} {what} not in the store")
             except Exception as error:
                 if not isinstance(error, UserError) and not unreachable(error):
                     raise
@@ -254,7 +254,8 @@ def _behind(seen: Seen | None, hashes: Sequence[str], file: str, witness: str) -
     if seen is None:
         return []
     if len(hashes) < seen.entries:
-        return [f"{file}: {len(hashes)} entries, and the witness {witness} saw {seen.entries}: it was cut"]
+        has = f"{len(hashes)} {'entry' if len(hashes) == 1 else 'entries'}"
+        return [f"{file}: {has}, and the witness {witness} saw {seen.entries}: it was cut"]
     if hashes[seen.entries - 1] != seen.sha256:
         return [f"{file}: entry {seen.entries} is not the one that the witness {witness} saw: a fork"]
     return []

@@ -54,13 +54,13 @@ def test_a_log_that_was_cut_or_changed_is_refused(store: Store, tmp_path: Path) 
     told.refuse_behind(A, [FIRST, SECOND], "the log")
     told.refuse_behind(A, [FIRST, SECOND, OTHER], "the log")
     told.refuse_behind(B, [], "the log")
-    for hashes, said in (([FIRST], "1 entries, and the witness"), ([FIRST, OTHER], "a fork")):
+    for hashes, said in (([FIRST], "1 entry, and the witness"), ([FIRST, OTHER], "a fork")):
         with pytest.raises(UserError, match=said):
             told.refuse_behind(A, hashes, "the log")
         assert [said in line for line in told.faults({A: (hashes, "the log")})] == [True]
     assert told.faults({A: ([FIRST, SECOND], "the log")}) == []
     [gone] = told.faults({B: ([], "the log")})
-    assert "1 release log that this witness saw are not in the store" in gone
+    assert "1 release log that it saw is not in the store" in gone
 
 
 def rewritten(place: Store, told: Witnesses) -> None:
