@@ -46,7 +46,7 @@ def new_key(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make an Ed25519 key: the private part in a file of this user alone, the public part for trust.yaml.
+    """Make a key (P-256): the private part in a file of this user alone, the public part for trust.yaml.
 
     trust.yaml is written where there is none. Where there is one, its entry is printed: whoever may write
     that file decides whose signatures count.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ft_dagster.data.sources.hub import hub_errors
 from ft_dagster.data.sources.locations import HUB_ID
 from ft_dagster.errors import UserError
+from ft_dagster.export.weights_signature import sign_weights
 from ft_dagster.extras import of_train
 from ft_dagster.lineage.release import export_of, history
 from ft_dagster.lineage.served import aliases
@@ -36,7 +37,7 @@ class Published(NamedTuple):
 
 def publish_to_folder(settings: Settings, key: VariantKey, version: int | None, folder: Path) -> Published:
     """Write a version (None: the one in production) into a folder that is empty or not there. Its bytes are
-    hashed again first. Raises UserError.
+    hashed again first; where this process has an elliptic key, `model.sig` signs them. Raises UserError.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError("not an empty folder", value=str(folder), fix="Name another, or empty it")
@@ -89,6 +90,8 @@ def _copy(settings: Settings, key: VariantKey, version: int | None, folder: Path
         if (folder / CARD).is_file():
             card = with_version((folder / CARD).read_text("utf-8"), version)
             (folder / CARD).write_text(card, "utf-8")
+        if store.trust is not None and store.trust.signer is not None:
+            sign_weights(store.trust.signer, folder)
     except OSError as error:
         said = error.strerror or f"{error}"
         raise UserError(f"cannot be written: {said}", value=str(folder), fix="Name another folder") from None

@@ -256,8 +256,10 @@ def _private(file: Path) -> bytes:
 
 
 def new_key() -> tuple[bytes, str]:
-    """Make an Ed25519 key; return (its private part, its public part), both in PEM."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    """Make a key on the curve P-256, of which OpenSSF Model Signing takes signatures too; return (its private
+    part, its public part), both in PEM.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
         NoEncryption,
@@ -265,7 +267,7 @@ def new_key() -> tuple[bytes, str]:
         PublicFormat,
     )
 
-    private = Ed25519PrivateKey.generate()
+    private = generate_private_key(SECP256R1())
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), public.decode()
 
