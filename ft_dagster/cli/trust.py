@@ -178,18 +178,19 @@ def witness(context: typer.Context, as_json: Json = False) -> None:
     if (witnesses := store.witnesses) is None:
         fix = "List folders or buckets as `witnesses` in it"
         raise UserError("no witness is named", file=settings.project / "trust.yaml", fix=fix)
-    told = dict[str, Seen]()
-    for prefix in tenant_prefixes(store):
-        if hashes := read_log(store, prefix).hashes:
-            witnesses.refuse_behind(prefix, hashes, store.uri(folder_of(prefix)))
-            told[prefix] = Seen(len(hashes), hashes[-1])
+    logs = {
+        prefix: (read_log(store, prefix).hashes, store.uri(folder_of(prefix)))
+        for prefix in tenant_prefixes(store)
+    }
+    witnesses.refuse_behind(logs)
+    told = {prefix: Seen(len(hashes), hashes[-1]) for prefix, (hashes, _) in logs.items() if hashes}
     reached = witnesses.tell(told)
     if as_json:
         print_json({"logs": len(told), "reached": reached})
     else:
-        logs = counted(len(told), "release log")
+        known = counted(len(told), "release log")
         for url, was in reached.items():
-            tell(f"{url} knows {logs}" if was else f"{url} cannot be reached: it is told the next time")
+            tell(f"{url} knows {known}" if was else f"{url} cannot be reached: it is told the next time")
     if not all(reached.values()):
         raise typer.Exit(1)
 

@@ -139,7 +139,7 @@ def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> R
     linked, number = replace(entry, previous=log.link), len(log.entries) + 1
     content = as_stored(linked.to_json())
     if store.witnesses is not None:
-        store.witnesses.refuse_behind(prefix, log.hashes, store.uri(folder_of(prefix)))
+        store.witnesses.refuse_behind({prefix: (log.hashes, store.uri(folder_of(prefix)))})
     sign(store, prefix, content, RELEASED)
     if not store.create_exclusively(entry_path(prefix, number), content):
         return None

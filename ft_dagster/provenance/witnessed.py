@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+Logs = Mapping[str, tuple[Sequence[str], str]]  # by prefix: the sha256 of each entry, and the log's place
+
 
 class Seen(NamedTuple):
     """Is how far a witness knows a release log: its number of entries, and the sha256 of the newest."""
@@ -16,8 +18,8 @@ class Seen(NamedTuple):
 class LogWitness(Protocol):
     """Knows, outside the store, how far each release log is."""
 
-    def refuse_behind(self, prefix: str, hashes: Sequence[str], file: str) -> None:
-        """Raises UserError for a log (the sha256 of each entry) that has less than was told, or another."""
+    def refuse_behind(self, logs: Logs) -> None:
+        """Raises UserError for a log that has less than was told, or another."""
 
     def tell(self, logs: Mapping[str, Seen]) -> dict[str, bool]:
         """Tell how far logs are now, by prefix; return which witness was reached, by its address."""
@@ -27,6 +29,6 @@ class LogWitness(Protocol):
         """Return by witness what proves how far it knows a log."""
         ...
 
-    def faults(self, logs: Mapping[str, tuple[Sequence[str], str]]) -> list[str]:
-        """Return what does not hold of the logs (by prefix: the sha256 of each entry, and its place)."""
+    def faults(self, logs: Logs) -> list[str]:
+        """Return what does not hold of the logs, a line each."""
         ...

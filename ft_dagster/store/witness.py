@@ -14,7 +14,8 @@ import hmac
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -22,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import draft_in, put_new, write_whole
 from ft_dagster.provenance.merkle import MerkleTree, leaf_hash
 from ft_dagster.provenance.private_file import make_private
-from ft_dagster.provenance.signing import CHECKPOINT, TRUST_FILE, Trust, envelope_content
-from ft_dagster.provenance.witnessed import Seen
+from ft_dagster.provenance.signing import CHECKPOINT, TRUST_FILE, Signer, Trust, envelope_content
+from ft_dagster.provenance.witnessed import Logs, Seen
 from ft_dagster.store.blobs import Store, as_stored
 from ft_dagster.store.numbered import highest_number, numbered
 from ft_dagster.store.remote_errors import outage, unreachable
@@ -37,6 +39,7 @@ FOLDER = "checkpoints"
 KEY_FILE = "witness.key"
 KEY_BYTES = 32
 TRIES = 50  # of a number that others were faster to take
+COPY_KEY = f"Copy {KEY_FILE} from the host that began with it, or from a backup, to this keys folder"
 LATER = "`ft-dagster trust witness` tells it later"
 
 
@@ -64,7 +67,9 @@ class Witnesses:
     waiting: Path
 
     def name_of(self, prefix: str) -> str:
-        """Return the 64 hexadecimal digits under which witnesses know the log of a part of the store."""
+        """Return the 64 hexadecimal digits under which witnesses know the log of a part of the store. Raises
+        UserError where the key is not here.
+        """
         return hmac.new(self._key(), prefix.encode(), hashlib.sha256).hexdigest()
 
     def newest(self, place: Store) -> Checkpoint:
@@ -88,35 +93,33 @@ class Witnesses:
                 f"nobody whom {TRUST_FILE} trusts signed this checkpoint", file=place.uri(path), fix=fix
             )
         if key != self._key_id():
-            fix = f"Copy {KEY_FILE} from the host that began with it to the keys folders of all others"
             raise UserError(
-                "the witness knows logs by another key", file=self.key_file, value=place.url, fix=fix
+                "the witness knows logs by another key", file=self.key_file, value=place.url, fix=COPY_KEY
             )
         return Checkpoint(number, hashlib.sha256(statement).hexdigest(), logs, said["envelope"])
 
-    def refuse_behind(self, prefix: str, hashes: Sequence[str], file: str) -> None:
-        """Raises UserError for a release log (the sha256 of each entry) that has less than a witness saw, or
-        something else there; where `witnesses` are strict, also where one cannot be reached.
+    def refuse_behind(self, logs: Logs) -> None:
+        """Raises UserError for a release log that has less than a witness saw, or something else there; where
+        this process could tell none of them; where they are strict, also where one cannot be reached.
         """
-        if self.trust.signer is None:
-            fix = "Name a key in `signing_key` (ft_dagster.yaml, or FT_DAGSTER_SIGNING_KEY)"
-            problem = "witnesses take only what is signed, and this process has no key"
-            raise UserError(problem, file=self.trust.file, field="witnesses", fix=fix)
+        self._signer()
         for place in self.places:
-            self._reached(place, partial(self._refuse_one, place, prefix, hashes, file))
+            self._reached(place, partial(self._refuse_behind, place, logs))
 
     def tell(self, logs: Mapping[str, Seen]) -> dict[str, bool]:
         """Tell each witness how far these logs are now, by prefix, and what could not be told before; what
         cannot be told now is kept for the next time. Return which of them was reached, by its address. Raises
         UserError where one has to be.
         """
-        for prefix, seen in logs.items():
-            self._keep(self.name_of(prefix), seen)
-        waiting = self._kept()
+        self._make_key()
+        own = {self.name_of(prefix): seen for prefix, seen in logs.items()}
+        for name, seen in own.items():
+            write_whole(self._waits(name), as_stored(seen._asdict()))
+        waiting = self._kept() | own  # another process may have told them meanwhile
         told = {each.url: self._reached(each, partial(self._add, each, waiting)) for each in self.places}
         if all(told.values()):
-            for name in waiting:
-                (self.waiting / f"{name}.json").unlink(missing_ok=True)
+            for name, _ in waiting.items() & self._kept().items():  # what came since waits on
+                self._waits(name).unlink(missing_ok=True)
         return told
 
     def proofs(self, prefix: str) -> dict[str, dict[str, Any]]:
@@ -132,31 +135,41 @@ class Witnesses:
             if name in one.logs
         }
 
-    def faults(self, logs: Mapping[str, tuple[Sequence[str], str]]) -> list[str]:
-        """Return what does not hold of the release logs (by prefix: the sha256 of each entry, and its place),
-        a line each: one that is behind a witness, and how many a witness knows that are not there.
+    def faults(self, logs: Logs) -> list[str]:
+        """Return what does not hold of the release logs, a line each: one that is behind a witness, and how
+        many a witness knows that are not there.
         """
         found = list[str]()
-        names = {self.name_of(prefix) for prefix in logs}
         for place in self.places:
             try:
                 known = self.newest(place).logs
-                for prefix, (hashes, file) in logs.items():
-                    found += _behind(known.get(self.name_of(prefix)), hashes, file, place.url)
+                found += [f"{file}: {what}" for file, what in self._behind(place, known, logs)]
+                names = {self.name_of(prefix) for prefix in logs} if known else set()
                 if gone := len(known.keys() - names):
                     what = "release log that it saw is" if gone == 1 else "release logs that it saw are"
                     found.append(f"{place.url}: by this witness, {gone} {what} not in the store")
             except Exception as error:
                 if not isinstance(error, UserError) and not unreachable(error):
                     raise
-                found.append(f"{place.url}: {error if isinstance(error, UserError) else outage(error)}")
+                found.append(
+                    f"{place.url}: {error if isinstance(error, UserError) else outage(error).problem}"
+                )
         return found
 
-    def _refuse_one(self, place: Store, prefix: str, hashes: Sequence[str], file: str) -> None:
-        seen = self.newest(place).logs.get(self.name_of(prefix))
-        for line in _behind(seen, hashes, file, place.url):
+    def _refuse_behind(self, place: Store, logs: Logs) -> None:
+        for file, what in self._behind(place, self.newest(place).logs, logs):
             fix = "Restore the log's folder from a backup, or see which copy of the store is the right one"
-            raise UserError(line.removeprefix(f"{file}: "), file=file, fix=fix)
+            raise UserError(what, file=file, fix=fix)
+
+    def _behind(self, place: Store, known: Mapping[str, Seen], logs: Logs) -> Iterator[tuple[str, str]]:
+        """Yield the place of each log that is behind what a witness knows, and what is wrong with it."""
+        for prefix, (hashes, file) in logs.items() if known else ():
+            seen = known.get(self.name_of(prefix), Seen(0, ""))
+            if len(hashes) < seen.entries:
+                has = f"{len(hashes)} {'entry' if len(hashes) == 1 else 'entries'}"
+                yield file, f"{has}, and the witness {place.url} saw {seen.entries}: it was cut"
+            elif seen.entries and hashes[seen.entries - 1] != seen.sha256:
+                yield file, f"entry {seen.entries} is not the one that the witness {place.url} saw: a fork"
 
     def _add(self, place: Store, added: Mapping[str, Seen]) -> None:
         """Write the witness' next checkpoint, unless it knows all of it."""
@@ -181,8 +194,7 @@ class Witnesses:
             "size": len(logs),
             "root": _root(logs),
         }
-        assert self.trust.signer is not None  # see `refuse_behind`
-        envelope = json.loads(self.trust.signer.envelope(as_stored(statement), CHECKPOINT))
+        envelope = json.loads(self._signer().envelope(as_stored(statement), CHECKPOINT))
         content = {"schema_version": 1, "envelope": envelope, "logs": dict(logs)}
         return place.create_exclusively(numbered(FOLDER, number), as_stored(content))
 
@@ -201,9 +213,15 @@ class Witnesses:
             return False
         return True
 
-    def _keep(self, name: str, seen: Seen) -> None:
-        self.waiting.mkdir(parents=True, exist_ok=True)
-        (self.waiting / f"{name}.json").write_bytes(as_stored(seen._asdict()))
+    def _signer(self) -> Signer:
+        if self.trust.signer is None:
+            fix = "Name a key in `signing_key` (ft_dagster.yaml, or FT_DAGSTER_SIGNING_KEY)"
+            problem = "witnesses take only what is signed, and this process has no key"
+            raise UserError(problem, file=self.trust.file, field="witnesses", fix=fix)
+        return self.trust.signer
+
+    def _waits(self, name: str) -> Path:
+        return self.waiting / f"{name}.json"
 
     def _kept(self) -> dict[str, Seen]:
         """Return what is to be told, by the name of the log; a file that was cut off is passed over."""
@@ -215,14 +233,31 @@ class Witnesses:
                 log.warning("%s cannot be read; %s", file, LATER)
         return found
 
+    def _make_key(self) -> None:
+        """Make the key where no witness was told of anything yet; of two processes one does."""
+        if self.key_file.exists() or any(map(self._was_told, self.places)):
+            return
+        with draft_in(self.key_file.parent, 0o700) as draft, suppress(FileExistsError):
+            make_private(draft)
+            draft.write_bytes(os.urandom(KEY_BYTES))
+            put_new(draft, self.key_file)
+
+    def _was_told(self, place: Store) -> bool:
+        try:
+            return highest_number(place, FOLDER) > 0
+        except Exception as error:
+            if not unreachable(error):
+                raise
+            return False
+
     def _key(self) -> bytes:
-        if not self.key_file.exists():
-            self.key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            make_private(self.key_file)
-            self.key_file.write_bytes(os.urandom(KEY_BYTES))
-        key = self.key_file.read_bytes()
+        try:
+            key = self.key_file.read_bytes()
+        except OSError as error:
+            problem = f"the key under which witnesses know logs cannot be read: {error.strerror}"
+            raise UserError(problem, file=self.key_file, fix=COPY_KEY) from None
         if len(key) != KEY_BYTES:
-            raise UserError("not a key of 32 bytes", file=self.key_file, fix="Restore it from a backup")
+            raise UserError(f"not a key of {KEY_BYTES} bytes", file=self.key_file, fix=COPY_KEY)
         return key
 
     def _key_id(self) -> str:
@@ -237,28 +272,17 @@ def open_witnesses(
     store.
     """
     places = [each if "://" in each else place_of(each) for each in trust.witnesses]
-    for said, place in zip(trust.witnesses, places, strict=True):
-        if f"{place.rstrip('/')}/".startswith(f"{store.url}/"):
-            fix = "Name a place that whoever writes the store may not write"
-            problem = "a witness in the store itself shows nothing"
-            raise UserError(problem, file=trust.file, field="witnesses", value=said, fix=fix)
     try:
         opened = tuple(Store(place, None, host) for place in places)
     except (ValueError, TypeError, ImportError) as error:
         problem, fix = f"cannot be opened: {error}", "Name a folder or s3://bucket/prefix"
         raise UserError(problem, file=trust.file, field="witnesses", fix=fix) from None
+    for said, each in zip(trust.witnesses, opened, strict=True):
+        if each.remote == store.remote and f"{each.root}/".startswith(f"{store.root}/"):
+            fix = "Name a place that whoever writes the store may not write"
+            problem = "a witness in the store itself shows nothing"
+            raise UserError(problem, file=trust.file, field="witnesses", value=said, fix=fix)
     store.witnesses = Witnesses(trust, opened, keys / KEY_FILE, host / "witness")
-
-
-def _behind(seen: Seen | None, hashes: Sequence[str], file: str, witness: str) -> list[str]:
-    if seen is None:
-        return []
-    if len(hashes) < seen.entries:
-        has = f"{len(hashes)} {'entry' if len(hashes) == 1 else 'entries'}"
-        return [f"{file}: {has}, and the witness {witness} saw {seen.entries}: it was cut"]
-    if hashes[seen.entries - 1] != seen.sha256:
-        return [f"{file}: entry {seen.entries} is not the one that the witness {witness} saw: a fork"]
-    return []
 
 
 def _is_news(known: Seen | None, seen: Seen) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,12 @@ def test_it_knows_each_log_that_it_was_told_of_under_a_name_that_says_nothing(
 def test_a_log_that_was_cut_or_changed_is_refused(store: Store, tmp_path: Path) -> None:
     told = witnesses(store, tmp_path / "here")
     told.tell({A: Seen(2, SECOND)})
-    told.refuse_behind(A, [FIRST, SECOND], "the log")
-    told.refuse_behind(A, [FIRST, SECOND, OTHER], "the log")
-    told.refuse_behind(B, [], "the log")
+    told.refuse_behind({A: ([FIRST, SECOND], "the log")})
+    told.refuse_behind({A: ([FIRST, SECOND, OTHER], "the log")})
+    told.refuse_behind({B: ([], "the log")})
     for hashes, said in (([FIRST], "1 entry, and the witness"), ([FIRST, OTHER], "a fork")):
         with pytest.raises(UserError, match=said):
-            told.refuse_behind(A, hashes, "the log")
+            told.refuse_behind({A: (hashes, "the log")})
         assert [said in line for line in told.faults({A: (hashes, "the log")})] == [True]
     assert told.faults({A: ([FIRST, SECOND], "the log")}) == []
     [gone] = told.faults({B: ([], "the log")})
@@ -101,7 +102,7 @@ class Away(Store):
 def test_what_could_not_be_told_is_told_the_next_time(store: Store, tmp_path: Path) -> None:
     away = witnesses(Away(store.url), tmp_path / "here")
     assert away.tell({A: Seen(1, FIRST)}) == {store.url: False}
-    away.refuse_behind(A, [], "the log")  # nobody can say
+    away.refuse_behind({A: ([], "the log")})  # nobody can say
     assert "could not be reached" in away.faults({})[0]
     back = witnesses(store, tmp_path / "here")
     assert back.tell({B: Seen(1, OTHER)}) == {store.url: True}
@@ -112,18 +113,33 @@ def test_what_could_not_be_told_is_told_the_next_time(store: Store, tmp_path: Pa
 def test_strict_releases_nothing_while_a_witness_is_away(store: Store, tmp_path: Path) -> None:
     strict = witnesses(Away(store.url), tmp_path / "here", strict=True)
     with pytest.raises(UserError, match="could not be reached"):
-        strict.refuse_behind(A, [], "the log")
+        strict.refuse_behind({A: ([], "the log")})
 
 
 def test_without_a_key_nothing_is_appended(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="this process has no key"):
-        witnesses(store, tmp_path / "here", signer=None).refuse_behind(A, [], "the log")
+        witnesses(store, tmp_path / "here", signer=None).refuse_behind({A: ([], "the log")})
 
 
 def test_hosts_with_other_keys_are_told_so(store: Store, tmp_path: Path) -> None:
     witnesses(store, tmp_path / "one/host").tell({A: Seen(1, FIRST)})
+    other = witnesses(store, tmp_path / "two/host")
+    for ask in (partial(other.tell, {A: Seen(2, SECOND)}), partial(other.newest, store)):
+        with pytest.raises(UserError, match=r"cannot be read: No such file .* Copy witness\.key"):
+            ask()
+    assert not other.key_file.exists(), "a question makes no key, nor does who comes later"
+    witnesses(Store(str(tmp_path / "elsewhere")), tmp_path / "two/host").tell({A: Seen(1, FIRST)})
     with pytest.raises(UserError, match="the witness knows logs by another key"):
-        witnesses(store, tmp_path / "two/host").newest(store)
+        other.newest(store)
+
+
+def test_who_is_told_of_later_is_told_though_another_process_cleared_what_waited(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = witnesses(store, tmp_path / "here")
+    monkeypatch.setattr(Witnesses, "_kept", lambda self: {})
+    here.tell({A: Seen(1, FIRST)})
+    assert here.newest(store).logs == {here.name_of(A): Seen(1, FIRST)}
 
 
 def test_a_log_is_proven_without_the_others(store: Store, tmp_path: Path) -> None:
