@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.data.rendering.render import load_tokenizer
 from ft_dagster.errors import UserError
 from ft_dagster.models.base import locate_base, resolve_base
 from ft_dagster.spec.variant import BaseModelSpec
@@ -131,6 +132,17 @@ def test_an_unknown_architecture_is_refused(project: Path, base: Path, cache: Pa
 def test_a_folder_without_tokenizer_is_refused(project: Path, base: Path, cache: Path) -> None:
     (base / "tokenizer.json").unlink()
     assert "without a tokenizer" in refusal(project, cache).problem
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b'{"version": "1.0", "model', b"version https://git-lfs.github.com/spec/v1\n"]
+)
+def test_a_damaged_tokenizer_is_one_error_that_names_its_folder(base: Path, content: bytes) -> None:
+    (base / "tokenizer.json").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"the tokenizer does not load: .+ Put the model's own tokenizer\.json"
+    ):
+        load_tokenizer(base)
 
 
 @pytest.mark.parametrize(
