@@ -57,6 +57,9 @@ def new_key(
     from ft_dagster.spec.validation import validate
 
     settings = load_settings(context.obj)
+    if (role == "approver") != (person is not None):
+        problem, fix = "an approver's key names its person", "Give --role approver and --person together"
+        raise UserError(problem, field="--person", value=person, fix=fix)
     private, public = make_key()
     entry = {"name": name, "role": role, "public": public, "begins": datetime.now(UTC).date()}
     entry |= {} if person is None else {"person": person}
@@ -145,7 +148,7 @@ def sign(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
     as_json: Json = False,
 ) -> None:
-    """Sign as an auditor what bears no signature that counts, as it stands: run `audit verify` before.
+    """Sign as an auditor what bears no signature that counts, as it stands: run `audit verify --all` before.
 
     It vouches that the files are what the project made; afterwards `unsigned: refused` may be set in
     trust.yaml. A second call signs nothing.
@@ -153,7 +156,11 @@ def sign(
     from ft_dagster.lineage import statements
 
     store = load_settings(context.obj).open_store()
-    if not yes and not as_json and not typer.confirm("Did `ft-dagster audit verify` find that all holds?"):
+    if (
+        not yes
+        and not as_json
+        and not typer.confirm("Did `ft-dagster audit verify --all` find that all holds?")
+    ):
         raise typer.Exit(1)
     found = [_shown(store.uri(one.path), one) for one in statements.sign_history(store, tenant)]
     if as_json:
@@ -164,10 +171,10 @@ def sign(
 
 @trust.command()
 def witness(context: typer.Context, as_json: Json = False) -> None:
-    """Tell the witnesses of trust.yaml how far each release log is, as it stands: run `audit verify` before.
+    """Tell the witnesses of trust.yaml how far each release log is, and begin those that are new.
 
-    A log that is behind what a witness saw, or another than that, is refused. Exits with 1 where one of the
-    witnesses cannot be reached.
+    It takes the logs as they stand: run `audit verify --all` before. A log that is behind what a witness saw,
+    or another than that, is refused. Exits with 1 where one of the witnesses cannot be reached.
     """
     from ft_dagster.audit.index.follow import tenant_prefixes
     from ft_dagster.lineage.log import folder_of, read_log
@@ -182,7 +189,7 @@ def witness(context: typer.Context, as_json: Json = False) -> None:
         prefix: (read_log(store, prefix).hashes, store.uri(folder_of(prefix)))
         for prefix in tenant_prefixes(store)
     }
-    witnesses.refuse_behind(logs)
+    witnesses.refuse_behind(logs, begins=True)
     told = {prefix: Seen(len(hashes), hashes[-1]) for prefix, (hashes, _) in logs.items() if hashes}
     reached = witnesses.tell(told)
     if as_json:

@@ -110,7 +110,7 @@ def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]
         if content is None:
             gone = "this entry of a release log is missing"
             raise UserError(gone, file=store.uri(path), fix=RESTORE)
-        entry = _entry(store, prefix, path, content)
+        entry = _entry(store, prefix, path, content, hashes)
         if entry.schema_version >= CHAINED and not head.entries:  # the first one before its head
             uncounted.append(store.uri(path))
             continue
@@ -156,7 +156,7 @@ def adopt(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> Re
     (content,) = store.read_each([path])
     if content is None or marked(store, prefix) >= number:
         return None
-    found = _entry(store, prefix, path, content)
+    found = _entry(store, prefix, path, content, log.hashes)
     same = replace(entry, at=found.at, entry=found.entry, run_id=found.run_id, previous=log.link)
     if same != found:
         said = f"{found.action} of version {found.version} by {found.by}"
@@ -255,9 +255,19 @@ def _contents(store: Store, prefix: str, count: int, *, recalled: bool = False) 
         )
 
 
-def _entry(store: Store, prefix: str, path: str, content: bytes) -> ReleaseEntry:
+def signed_of(entry: ReleaseEntry, content: bytes, before: Sequence[str]) -> bytes:
+    """Return what is signed of an entry: its bytes. Of one that does not name what stands before it, its hash
+    with its number and theirs (`before`), for it would fit anywhere else.
+    """
+    if entry.schema_version >= CHAINED:
+        return content
+    own = hashlib.sha256(content).hexdigest()
+    return as_stored({"entry": len(before) + 1, "sha256": own, "after": sha256_json(list(before))})
+
+
+def _entry(store: Store, prefix: str, path: str, content: bytes, before: Sequence[str]) -> ReleaseEntry:
     """Return an entry, with whether the signature is that of who it names. Raises UserError for one that
-    bears none where it needs one.
+    bears none where it needs one. `before`: the sha256 of each entry before it.
     """
     file = store.uri(path)
     try:
@@ -266,7 +276,7 @@ def _entry(store: Store, prefix: str, path: str, content: bytes) -> ReleaseEntry
         raise broken_entry(file) from None
     if store.trust is None:
         return found
-    at = moment(found.at)
-    require(store, prefix, content, RELEASED, at, where=file)
-    by = {key.person for key in signers(store, prefix, content, RELEASED, at)}
+    at, signed = moment(found.at), signed_of(found, content, before)
+    require(store, prefix, signed, RELEASED, at, where=file)
+    by = {key.person for key in signers(store, prefix, signed, RELEASED, at)}
     return replace(found, by_name_alone=store.trust.has_approvers and found.by not in by)

@@ -11,20 +11,19 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.log import entry_path, read_log, signed_of
 from ft_dagster.provenance.signing import MANIFEST, RELEASE, TOMBSTONE, TRUST_FILE, Trust
 from ft_dagster.store.artifacts import Artifact, Removed
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.signatures import moment, sign, signers
-from ft_dagster.strict_json import loads
 
 _ENTRY = re.compile(r"(?P<prefix>tenants/[^/]+/[^/]+)/releases/[0-9]{6}\.json")
 
 
 class Statement(NamedTuple):
-    """Is a file whose bytes are signed. `prefix`: the part of the store that it lies in. `at`: when it says
-    that it was made.
+    """Is a file that is signed. `content`: of it, what is signed; `prefix`: the part of the store that it
+    lies in. `at`: when it says that it was made.
     """
 
     path: str
@@ -58,12 +57,11 @@ def statements(store: Store, tenant: str | None = None) -> Iterator[Statement]:
             *([] if keyed.artifact is None else [keyed.artifact]),
         ]
         yield from (_of_artifact(store, one) for one in found)
-    for file in sorted(contents.records, key=lambda file: file.path):
-        entry_of = _ENTRY.fullmatch(file.path)
-        if entry_of is not None and _is_of(entry_of["prefix"], tenant):
-            content = store.read(file.path)
-            entry = ReleaseEntry.from_json(loads(content), file=store.uri(file.path))
-            yield Statement(file.path, entry_of["prefix"], content, RELEASE, moment(entry.at))
+    entries = (_ENTRY.fullmatch(file.path) for file in contents.records)
+    logs = {entry["prefix"] for entry in entries if entry is not None}
+    for prefix in sorted(logs):
+        if _is_of(prefix, tenant):
+            yield from _of_log(store, prefix)
 
 
 def unsigned(store: Store, tenant: str | None = None) -> Iterator[Statement]:
@@ -90,7 +88,8 @@ def sign_history(store: Store, tenant: str | None = None) -> Iterator[Statement]
         sign(store, one.prefix, one.content, one.kind)
         if not signers(store, one.prefix, one.content, one.kind, one.at):
             fix = f"See from when to when {trust.signer.key.name} may sign, in {TRUST_FILE}"
-            raise UserError("the signature does not count", file=store.uri(one.path), value=one.at, fix=fix)
+            problem = "the signature does not count"
+            raise UserError(problem, file=store.uri(one.path), value=one.at.isoformat(), fix=fix)
         yield one
 
 
@@ -99,6 +98,14 @@ def _of_artifact(store: Store, one: Artifact | Removed) -> Statement:
     kind, at = (MANIFEST, made.predicate["created"]) if isinstance(one, Artifact) else (TOMBSTONE, one.at)
     path = made.manifest_path
     return Statement(path, made.place.prefix, store.read(path), kind, moment(at))
+
+
+def _of_log(store: Store, prefix: str) -> Iterator[Statement]:
+    log = read_log(store, prefix)
+    for number, entry in enumerate(log.entries, 1):
+        path = entry_path(prefix, number)
+        signed = signed_of(entry, store.read(path), log.hashes[: number - 1])
+        yield Statement(path, prefix, signed, RELEASE, moment(entry.at))
 
 
 def _is_of(prefix: str, tenant: str | None) -> bool:

@@ -7,6 +7,7 @@ Formats and keys are those of securesystemslib: Ed25519, ECDSA on P-256 or P-384
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
@@ -39,8 +40,9 @@ COUNT: Mapping[str, tuple[Role, ...]] = {  # whose signature counts on what
 TRUST_FILE = "trust.yaml"
 VARIABLE = "FT_DAGSTER_SIGNING_KEY"  # no child program gets it
 RSA_BITS = 3072
+CURVES = ("secp256r1", "secp384r1")
 _PEM = "-----BEGIN "
-_URI = re.compile(r"[a-z0-9]+kms:.+|hsm:.*|hv:.+")  # of a service that signs and keeps the key
+_URI = re.compile(r"[a-z0-9]+kms:.+")  # of a service that signs and keeps the key
 _OTHERS = 0o077
 
 
@@ -63,6 +65,7 @@ class TrustedKey:
     def public(self) -> SSlibKey:
         """Return the key as securesystemslib has it. Raises ValueError for what is none, or too short."""
         from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
         from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
         from securesystemslib.signer import SSlibKey
@@ -74,6 +77,8 @@ class TrustedKey:
             raise ValueError("not a public key in PEM, or of a kind that cannot sign") from None
         if isinstance(key, RSAPublicKey) and key.key_size < RSA_BITS:
             raise ValueError(f"an RSA key of {key.key_size} bits: {RSA_BITS} are the least")
+        if isinstance(key, EllipticCurvePublicKey) and key.curve.name not in CURVES:
+            raise ValueError(f"a key on the curve {key.curve.name}: {' or '.join(CURVES)} are taken")
         return found
 
     @property
@@ -101,6 +106,13 @@ class Signer:
         """Return the envelope of a statement, as JSON. Raises UserError where the key may not sign now."""
         from securesystemslib.dsse import Envelope
 
+        self.check_now()
+        made = Envelope(content, kind, {})
+        made.sign(self._signer)
+        return json.dumps(made.to_dict()).encode()
+
+    def check_now(self) -> None:
+        """Raises UserError where the key may not sign now."""
         now = datetime.now(UTC)
         if not self.key.holds_at(now):
             until = "" if self.key.ends is None else f" until {self.key.ends.isoformat()}"
@@ -111,9 +123,6 @@ class Signer:
                 value=f"from {self.key.begins.isoformat()}{until}",
                 fix="Look at this host's clock, or sign by another key",
             )
-        made = Envelope(content, kind, {})
-        made.sign(self._signer)
-        return json.dumps(made.to_dict()).encode()
 
 
 @dataclass(frozen=True)
@@ -141,8 +150,10 @@ class Trust:
 
     @property
     def has_approvers(self) -> bool:
-        """Say whether approvals are signed by the persons who give them."""
-        return any(key.role == "approver" for key in self.counting())
+        """Say whether approvals are signed by the persons who give them. A key that was revoked, or has
+        ended, gives no approval back to names alone.
+        """
+        return any(key.role == "approver" for key in self.keys)
 
     def signs(self, kind: str) -> bool:
         """Say whether the signature of this process would count on a statement."""
@@ -153,15 +164,16 @@ class Trust:
         return [key for key in self.keys if not key.revoked]
 
     def signers(
-        self, content: bytes, kind: str, at: datetime, envelopes: Iterable[bytes]
+        self, content: bytes, kind: str, at: datetime, envelopes: Iterable[bytes], *, revoked: bool = False
     ) -> tuple[TrustedKey, ...]:
         """Return the keys by which a statement of this time is signed in envelopes; what is none is passed
-        over.
+        over. `revoked`: those by keys that are revoked, too.
         """
         from securesystemslib.dsse import Envelope
         from securesystemslib.exceptions import Error
 
-        keys = {key.id: key for key in self.counting() if key.role in COUNT[kind]}
+        listed = self.keys if revoked else self.counting()
+        keys = {key.id: key for key in listed if key.role in COUNT[kind]}
         found = dict[str, TrustedKey]()
         for one in envelopes:
             try:
@@ -172,7 +184,7 @@ class Trust:
                     envelope.verify([keys[key_id].public], 1)
                     if keys[key_id].counts_on(at):
                         found[key_id] = keys[key_id]
-            except (Error, ValueError, KeyError, TypeError, AttributeError):
+            except (Error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
         return tuple(found.values())
 
@@ -202,14 +214,15 @@ def load_signer(said: str, keys: Iterable[TrustedKey], project: Path) -> Signer:
     from securesystemslib.signer import CryptoSigner
 
     text = signing_key_text(said)
-    file = VARIABLE if text else project / Path(said).expanduser()
+    file = VARIABLE if text else project / os.path.expanduser(said)  # which leaves what it does not know
     content = said.encode() if text else _private(Path(file))
     try:
         private = load_pem_private_key(content, None)
         signer = CryptoSigner(private)  # which refuses other kinds
     except (ValueError, TypeError, UnsupportedAlgorithm):
         fix = "Make one by `ft-dagster trust new-key NAME --role builder`"
-        raise UserError("not a private key in PEM, without a password", file=file, fix=fix) from None
+        problem = "not a private key in PEM without a password, or of a kind that cannot sign here"
+        raise UserError(problem, file=file, field="signing_key", fix=fix) from None
     own = next((key for key in known if key.id == signer.public_key.keyid), None)
     if own is None:
         raise UserError(
@@ -240,11 +253,13 @@ def _private(file: Path) -> bytes:
     """Read a file that this user alone may read. Raises UserError."""
     try:
         mode = file.stat().st_mode
-        content = file.read_bytes()
+        content = file.read_bytes() if stat.S_ISREG(mode) else b""
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
         raise UserError(problem, file=file, field="signing_key", fix="Name the key's file") from None
-    if stat.S_IMODE(mode) & _OTHERS or not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode):
+        raise UserError("not a regular file", file=file, field="signing_key", fix="Name the key's file")
+    if stat.S_IMODE(mode) & _OTHERS:
         raise UserError(
             "others may read this private key",
             file=file,

@@ -18,8 +18,10 @@ class Seen(NamedTuple):
 class LogWitness(Protocol):
     """Knows, outside the store, how far each release log is."""
 
-    def refuse_behind(self, logs: Logs) -> None:
-        """Raises UserError for a log that has less than was told, or another."""
+    def refuse_behind(self, logs: Logs, *, begins: bool = False) -> None:
+        """Raises UserError for a log that has less than was told, or another; and where nothing was told yet,
+        unless it `begins` now.
+        """
 
     def tell(self, logs: Mapping[str, Seen]) -> dict[str, bool]:
         """Tell how far logs are now, by prefix; return which witness was reached, by its address."""

@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -38,7 +38,7 @@ class TrustKeySpec(SpecModel):
     )
     revoked: bool = Field(False, description="Nothing that it signed counts, whatever date it bears")
     uri: str | None = Field(
-        None, description="Of a key service that signs by it (awskms:, gcpkms:, azurekms:, hsm:)"
+        None, description="Of a key service that signs by it (awskms:, gcpkms:, azurekms:)"
     )
 
     @field_validator("public")
@@ -74,7 +74,7 @@ class TrustSpec(SpecModel):
     unsigned: Literal["accepted", "refused"] = Field(
         "accepted", description="What a manifest or an entry of a release log counts as that nobody signed"
     )
-    witnesses: tuple[str, ...] = Field(
+    witnesses: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="Folders and buckets outside the store that are told how far each release log is"
     )
     strict: bool = Field(False, description="Release nothing while a witness cannot be reached")
@@ -82,11 +82,13 @@ class TrustSpec(SpecModel):
 
     @model_validator(mode="after")
     def _keys_are_told_apart(self) -> TrustSpec:
-        for what in ("name", "public"):
-            said = Counter(str(getattr(key, what)).strip() for key in self.keys)
-            twice = next((value for value, times in said.items() if times > 1), None)
+        for what, said in (
+            ("the name", [key.name for key in self.keys]),
+            ("one public part, of the id", [key.key.id for key in self.keys]),
+        ):
+            twice = next((value for value, times in Counter(said).items() if times > 1), None)
             if twice is not None:
-                raise ValueError(f"two keys have the {what} {twice.splitlines()[0]}")
+                raise ValueError(f"two keys have {what} {twice}")
         if all(key.revoked for key in self.keys):
             raise ValueError("every key is revoked, so that nothing could count")
         return self
@@ -100,13 +102,16 @@ def load_trust(project: Path, signing_key: str | None) -> Trust | None:
     other = file.with_suffix(".yml")
     if os.path.lexists(other):
         raise UserError("is not read, so that no key in it counts", file=other, fix=f"Name it {TRUST_FILE}")
-    try:
-        found = file.stat()
-    except FileNotFoundError:
+    if not os.path.lexists(file):
         if signing_key is not None:
             fix = f"Make {TRUST_FILE} beside policy.yaml, see `ft-dagster trust new-key`, or take the key out"
-            raise UserError("a key that nobody trusts", file=file, field="signing_key", fix=fix) from None
+            raise UserError("a key that nobody trusts", file=file, field="signing_key", fix=fix)
         return None
+    try:
+        found = file.stat()
+    except OSError as error:  # a link that leads nowhere: it is no project without a trust root
+        problem, fix = f"cannot be read: {error.strerror}", "Put the file there, or take it away"
+        raise UserError(problem, file=file, fix=fix) from None
     return _loaded(project, signing_key, (found.st_mtime_ns, found.st_size, found.st_ino))
 
 

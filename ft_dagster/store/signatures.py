@@ -9,10 +9,11 @@ which older versions refuse what the manifest does not list.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.signing import MANIFEST, TOMBSTONE, TRUST_FILE, Trust, TrustedKey
+from ft_dagster.provenance.signing import MANIFEST, TOMBSTONE, TRUST_FILE, TrustedKey
 from ft_dagster.store.blobs import Store
 from ft_dagster.strict_json import loads
 
@@ -27,13 +28,18 @@ def sign(store: Store, prefix: str, content: bytes, kind: str) -> None:
     signer = None if store.trust is None else store.trust.signer
     if signer is not None:
         path = _path(prefix, content, signer.key)
-        if not store.exists(path):
+        try:
             store.write(path, signer.envelope(content, kind))
+        except IsADirectoryError:
+            problem, fix = "a folder stands where a signature has to be", "See who made it, and remove it"
+            raise UserError(problem, file=store.uri(path), fix=fix) from None
 
 
 def refuse_without_key(store: Store, kind: str = MANIFEST) -> None:
     """Raises UserError where nothing that this process writes would count: for who is about to work long."""
     trust = store.trust
+    if trust is not None and trust.signs(kind) and trust.signer is not None:
+        trust.signer.check_now()
     if trust is not None and trust.refuses and not trust.signs(kind):
         has = "no key" if trust.signer is None else f"the key of an {trust.signer.key.role}"
         raise UserError(
@@ -52,11 +58,25 @@ def signers(store: Store, prefix: str, content: bytes, kind: str, at: datetime) 
         return ()
     name = kind, hashlib.sha256(content).hexdigest()
     if name not in trust.known:
-        found = trust.signers(content, kind, at, _envelopes(store, trust, prefix, content))
-        if not found:
-            return ()  # an auditor may sign it later
+        paths = [_path(prefix, content, key) for key in trust.counting()]
+        found = trust.signers(content, kind, at, store.recall(paths).values())
+        if not found:  # of this host's memory: read what lies there
+            there = _there(store, paths)
+            found = trust.signers(content, kind, at, there.values())
+            if not found:
+                return ()  # an auditor may sign it later
+            store.remember(there)
         trust.known[name] = found
     return trust.known[name]
+
+
+def _there(store: Store, paths: Sequence[str]) -> dict[str, bytes]:
+    """Return what lies there; what stands in the way of a file counts as none."""
+    try:
+        read = zip(paths, store.read_each(paths), strict=True)
+        return {path: one for path, one in read if one is not None}
+    except IsADirectoryError:
+        return {}
 
 
 def require(store: Store, prefix: str, content: bytes, kind: str, at: datetime, *, where: str) -> None:
@@ -88,16 +108,6 @@ def moment(said: object) -> datetime:
         return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
-
-
-def _envelopes(store: Store, trust: Trust, prefix: str, content: bytes) -> list[bytes]:
-    """Return what lies there under the names of the keys that count; this host reads each once."""
-    paths = [_path(prefix, content, key) for key in trust.counting()]
-    found = store.recall(paths)
-    absent = [path for path in paths if path not in found]
-    read = {path: one for path, one in zip(absent, store.read_each(absent), strict=True) if one is not None}
-    store.remember(read)
-    return [*found.values(), *read.values()]
 
 
 def _path(prefix: str, content: bytes, key: TrustedKey) -> str:

@@ -73,8 +73,11 @@ class Witnesses:
         return hmac.new(self._key(), prefix.encode(), hashlib.sha256).hexdigest()
 
     def newest(self, place: Store) -> Checkpoint:
-        """Read what a witness knows. Raises UserError where nobody who counts signed it."""
+        """Read what a witness knows. Raises UserError where nobody whom the trust root lists signed it, be
+        they revoked since: it only holds logs to what was seen; and where it knows less than it did.
+        """
         number = highest_number(place, FOLDER)
+        self._refuse_fewer(place, number)
         if not number:
             return Checkpoint()
         path = numbered(FOLDER, number)
@@ -85,26 +88,26 @@ class Witnesses:
             facts = loads(statement)
             holds = (facts["number"], facts["root"]) == (number, _root(logs))
             at, key = moment(facts["at"]), str(facts["key"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError):
             holds = False
-        if not holds or not self.trust.signers(statement, CHECKPOINT, at, [as_stored(said["envelope"])]):
-            fix = "See who wrote it, and delete it; what was told since is told again by `trust witness`"
-            raise UserError(
-                f"nobody whom {TRUST_FILE} trusts signed this checkpoint", file=place.uri(path), fix=fix
-            )
+        if not holds or not self._is_signed(statement, at, said["envelope"]):
+            problem = f"nobody whom {TRUST_FILE} lists signed this checkpoint"
+            fix = "See who wrote it, and restore the witness from a backup"
+            raise UserError(problem, file=place.uri(path), fix=fix)
         if key != self._key_id():
             raise UserError(
                 "the witness knows logs by another key", file=self.key_file, value=place.url, fix=COPY_KEY
             )
         return Checkpoint(number, hashlib.sha256(statement).hexdigest(), logs, said["envelope"])
 
-    def refuse_behind(self, logs: Logs) -> None:
+    def refuse_behind(self, logs: Logs, *, begins: bool = False) -> None:
         """Raises UserError for a release log that has less than a witness saw, or something else there; where
-        this process could tell none of them; where they are strict, also where one cannot be reached.
+        this process could tell none of them; for a witness that was told nothing, unless it `begins` now;
+        where they are strict, also where one cannot be reached.
         """
         self._signer()
         for place in self.places:
-            self._reached(place, partial(self._refuse_behind, place, logs))
+            self._reached(place, partial(self._refuse_behind, place, logs, begins=begins))
 
     def tell(self, logs: Mapping[str, Seen]) -> dict[str, bool]:
         """Tell each witness how far these logs are now, by prefix, and what could not be told before; what
@@ -136,14 +139,15 @@ class Witnesses:
         }
 
     def faults(self, logs: Logs) -> list[str]:
-        """Return what does not hold of the release logs, a line each: one that is behind a witness, and how
-        many a witness knows that are not there.
+        """Return what does not hold of the release logs, a line each: one that is behind a witness or beyond
+        what it was told, and how many a witness knows that are not there.
         """
         found = list[str]()
         for place in self.places:
             try:
                 known = self.newest(place).logs
                 found += [f"{file}: {what}" for file, what in self._behind(place, known, logs)]
+                found += [f"{file}: {what}" for file, what in self._beyond(place, known, logs)]
                 names = {self.name_of(prefix) for prefix in logs} if known else set()
                 if gone := len(known.keys() - names):
                     what = "release log that it saw is" if gone == 1 else "release logs that it saw are"
@@ -156,8 +160,13 @@ class Witnesses:
                 )
         return found
 
-    def _refuse_behind(self, place: Store, logs: Logs) -> None:
-        for file, what in self._behind(place, self.newest(place).logs, logs):
+    def _refuse_behind(self, place: Store, logs: Logs, *, begins: bool) -> None:
+        known = self.newest(place)
+        if not (known.number or begins):
+            fix = "Mount it; or begin it by `ft-dagster trust witness`"
+            problem = "this witness was told nothing yet: it is new, or not there"
+            raise UserError(problem, file=self.trust.file, field="witnesses", value=place.url, fix=fix)
+        for file, what in self._behind(place, known.logs, logs):
             fix = "Restore the log's folder from a backup, or see which copy of the store is the right one"
             raise UserError(what, file=file, fix=fix)
 
@@ -170,6 +179,29 @@ class Witnesses:
                 yield file, f"{has}, and the witness {place.url} saw {seen.entries}: it was cut"
             elif seen.entries and hashes[seen.entries - 1] != seen.sha256:
                 yield file, f"entry {seen.entries} is not the one that the witness {place.url} saw: a fork"
+
+    def _beyond(self, place: Store, known: Mapping[str, Seen], logs: Logs) -> Iterator[tuple[str, str]]:
+        """Yield the place of each log of which a witness was not told all, and how much it was told."""
+        for prefix, (hashes, file) in logs.items():
+            told = known[name].entries if known and (name := self.name_of(prefix)) in known else 0
+            if len(hashes) > told:
+                says = f"the witness {place.url} was told of {told}"
+                yield file, f"{len(hashes)} entries, and {says}: `ft-dagster trust witness` tells it the rest"
+
+    def _is_signed(self, statement: bytes, at: datetime, envelope: Any) -> bool:
+        stored = [as_stored(envelope)]
+        return bool(self.trust.signers(statement, CHECKPOINT, at, stored, revoked=True))
+
+    def _refuse_fewer(self, place: Store, number: int) -> None:
+        """Raises UserError for a witness that knows less than this host saw there; else notes the number."""
+        file = self.waiting / f"{hashlib.sha256(place.url.encode()).hexdigest()[:16]}.seen"
+        seen = int(file.read_text()) if file.exists() else 0
+        if number < seen:
+            fix = f"Mount or restore it; to begin it anew, delete {file} and run `ft-dagster trust witness`"
+            problem = f"{number} checkpoints, and this host saw {seen}: it is not there, or they were deleted"
+            raise UserError(problem, file=place.url, fix=fix)
+        if number > seen:
+            write_whole(file, f"{number}\n".encode())
 
     def _add(self, place: Store, added: Mapping[str, Seen]) -> None:
         """Write the witness' next checkpoint, unless it knows all of it."""
@@ -196,7 +228,10 @@ class Witnesses:
         }
         envelope = json.loads(self._signer().envelope(as_stored(statement), CHECKPOINT))
         content = {"schema_version": 1, "envelope": envelope, "logs": dict(logs)}
-        return place.create_exclusively(numbered(FOLDER, number), as_stored(content))
+        if not place.create_exclusively(numbered(FOLDER, number), as_stored(content)):
+            return False
+        self._refuse_fewer(place, number)
+        return True
 
     def _reached(self, place: Store, do: Callable[[], None]) -> bool:
         """Say whether a witness could be asked or told. Raises UserError where it has to be."""

@@ -189,3 +189,40 @@ def test_a_copy_takes_the_signatures_along(store: Store, tmp_path: Path) -> None
     found = find_artifact(target, RECIPE.place)
     assert found is not None
     assert found.manifest == made.manifest
+
+
+def test_a_key_that_may_not_sign_now_is_refused_before_anything_is_built(
+    store: Store, tmp_path: Path
+) -> None:
+    ended = replace(BUILDER, ends=NOW - timedelta(hours=1))
+    store.trust = trust(Signer(ended, SIGNS._signer), ended)
+    with pytest.raises(UserError, match="the key builder may not sign at"):
+        make_artifact(store, tmp_path, RECIPE, lambda attempt: pytest.fail("it was built"))
+
+
+def test_what_the_stores_writer_put_in_place_of_a_signature_is_written_over(history: Store) -> None:
+    history.trust = trust(VOUCHES)
+    [_] = sign_history(history)
+    [path] = envelopes(history)
+    for junk in (b"{}", b"[" * 100_000):
+        history.write(path, junk)
+        history.trust = trust(VOUCHES)
+        with pytest.raises(UserError, match="nobody"):
+            find_artifact(history, RECIPE.place)
+        history.trust = trust(VOUCHES)
+        assert len([*sign_history(history)]) == 1
+        history.trust = trust(None)
+        assert find_artifact(history, RECIPE.place) is not None
+
+
+def test_a_folder_in_place_of_a_signature_is_one_error(store: Store, tmp_path: Path) -> None:
+    store.trust = trust()
+    make_artifact(store, tmp_path, RECIPE, build)
+    [path] = envelopes(store)
+    (Path(store.root) / path).unlink()
+    (Path(store.root) / path).mkdir()
+    store.trust = trust()
+    with pytest.raises(UserError, match="nobody"):
+        find_artifact(store, RECIPE.place)
+    with pytest.raises(UserError, match="a folder stands where a signature has to be"):
+        sign(store, RECIPE.place.prefix, store.read(RECIPE.place.manifest), MANIFEST)

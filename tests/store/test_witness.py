@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from ft_dagster.provenance.witnessed import Seen
 from ft_dagster.store import Store
 from ft_dagster.store.numbered import numbered
 from ft_dagster.store.witness import FOLDER, Witnesses
-from tests.store.signing_keys import BUILDER, SIGNS, STRANGER
+from tests.store.signing_keys import AUDITOR, BUILDER, SIGNS, STRANGER, VOUCHES
 
 A, B = "tenants/acme/a", "tenants/acme/b"
 FIRST, SECOND, OTHER = ("1" * 64, "2" * 64, "3" * 64)
@@ -81,12 +83,16 @@ def no_checkpoint(place: Store, told: Witnesses) -> None:
     place.write(numbered(FOLDER, 2), b"[]")
 
 
-@pytest.mark.parametrize("forge", [rewritten, by_a_stranger, no_checkpoint])
+def a_folder(place: Store, told: Witnesses) -> None:
+    (Path(place.root) / numbered(FOLDER, 2)).mkdir()
+
+
+@pytest.mark.parametrize("forge", [rewritten, by_a_stranger, no_checkpoint, a_folder])
 def test_a_checkpoint_that_nobody_signed_is_refused(store: Store, tmp_path: Path, forge: Any) -> None:
     told = witnesses(store, tmp_path / "here")
     told.tell({A: Seen(2, SECOND)})
     forge(store, told)
-    with pytest.raises(UserError, match=r"nobody whom trust\.yaml trusts signed this checkpoint"):
+    with pytest.raises(UserError, match=r"nobody whom trust\.yaml lists signed this checkpoint"):
         told.newest(store)
     [line] = told.faults({A: ([FIRST, SECOND], "the log")})
     assert "signed this checkpoint" in line
@@ -107,7 +113,7 @@ def test_what_could_not_be_told_is_told_the_next_time(store: Store, tmp_path: Pa
     back = witnesses(store, tmp_path / "here")
     assert back.tell({B: Seen(1, OTHER)}) == {store.url: True}
     assert set(back.newest(store).logs) == {back.name_of(A), back.name_of(B)}
-    assert list((tmp_path / "here/waiting").iterdir()) == []
+    assert list((tmp_path / "here/waiting").glob("*.json")) == []
 
 
 def test_strict_releases_nothing_while_a_witness_is_away(store: Store, tmp_path: Path) -> None:
@@ -153,3 +159,53 @@ def test_a_log_is_proven_without_the_others(store: Store, tmp_path: Path) -> Non
     assert found.hex() == root
     assert proof["leaf"].endswith(f":3:{FIRST}")
     assert told.proofs("tenants/acme/nobody") == {}
+
+
+def test_a_witness_that_is_not_there_any_more_is_not_taken_for_a_new_one(
+    store: Store, tmp_path: Path
+) -> None:
+    told = witnesses(store, tmp_path / "here")
+    told.tell({A: Seen(2, SECOND)})
+    Path(store.root).rename(tmp_path / "unmounted")
+    with pytest.raises(UserError, match="0 checkpoints, and this host saw 1: it is not there"):
+        told.refuse_behind({A: ([FIRST], "the log")})
+    with pytest.raises(UserError, match="told nothing yet: it is new, or not there"):
+        witnesses(store, tmp_path / "other").refuse_behind({A: ([FIRST], "the log")})
+    witnesses(store, tmp_path / "other").refuse_behind({A: ([FIRST], "the log")}, begins=True)
+
+
+def test_a_log_beyond_what_was_told_is_said(store: Store, tmp_path: Path) -> None:
+    """A process was killed between its entry and the witness."""
+    told = witnesses(store, tmp_path / "here")
+    told.tell({A: Seen(1, FIRST)})
+    said = told.faults({A: ([FIRST, SECOND], "the log"), B: ([OTHER], "another")})
+    assert [line.partition(",")[0] for line in said] == ["the log: 2 entries", "another: 1 entries"]
+    told.tell({A: Seen(2, SECOND), B: Seen(1, OTHER)})
+    assert told.faults({A: ([FIRST, SECOND], "the log"), B: ([OTHER], "another")}) == []
+
+
+def test_a_checkpoint_of_a_key_that_is_revoked_still_holds_logs_to_what_it_saw(
+    store: Store, tmp_path: Path
+) -> None:
+    told = witnesses(store, tmp_path / "here")
+    told.tell({A: Seen(2, SECOND)})
+    keys = (replace(BUILDER, revoked=True), AUDITOR)
+    after = replace(told, trust=Trust(Path("trust.yaml"), 2, keys, signer=VOUCHES))
+    with pytest.raises(UserError, match="it was cut"):
+        after.refuse_behind({A: ([FIRST], "the log")})
+    after.tell({A: Seen(3, OTHER)})
+    assert after.newest(store).number == 2
+
+
+def test_of_processes_that_begin_at_once_one_makes_the_key(tmp_path: Path) -> None:
+    for turn in range(20):
+        here = witnesses(Store(str(tmp_path / f"{turn}/w")), tmp_path / f"{turn}/host")
+        barrier = Barrier(4)
+
+        def name(here: Witnesses = here, barrier: Barrier = barrier) -> str:
+            barrier.wait()
+            here._make_key()
+            return here.name_of(A)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert len({one.result() for one in [pool.submit(name) for _ in range(4)]}) == 1

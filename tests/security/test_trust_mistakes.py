@@ -1,0 +1,132 @@
+"""A mistake in trust.yaml, or about a key, is one line that says the way out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.signing import VARIABLE, new_key
+from ft_dagster.settings import Settings, load_settings
+from tests.automation.declarations import declare
+
+KEY_FILE = "ours.pem"
+
+
+class Site:
+    """A project whose trust root lists a builder, who signs here, and an approver."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        declare(folder, "acme.support")
+        self.folder, self.root, self.key = folder, folder / "trust.yaml", folder / KEY_FILE
+        self.set = monkeypatch.setenv
+        private, public = new_key()
+        self.key.write_bytes(private)
+        self.key.chmod(0o600)
+        self.root.write_text("version: 1\nkeys:\n")
+        self.list("ours", public)
+        self.list("ann", new_key()[1], role="approver", person="ann")
+        self.set(VARIABLE, str(self.key))
+
+    def list(self, name: str, public: str, **more: str) -> None:
+        said = {"name": name, "role": "builder", "begins": "2026-01-01", **more}
+        lines = [f"  {field}: {value}" for field, value in said.items()]
+        pem = [f"    {line}" for line in public.splitlines()]
+        with self.root.open("a") as file:
+            file.write("\n".join(["- " + lines[0].strip(), *lines[1:], "  public: |", *pem]) + "\n")
+
+    def change(self, old: str, new: str) -> None:
+        assert old in self.root.read_text()
+        self.root.write_text(self.root.read_text().replace(old, new, 1))
+
+    @property
+    def public(self) -> str:
+        return load_settings(self.folder).open_store().trust.keys[0].pem  # type: ignore[union-attr]
+
+
+def pem(private: Any) -> str:
+    return str(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode())
+
+
+def link(site: Site, to: Path) -> None:
+    site.root.unlink()
+    site.root.symlink_to(to)
+
+
+def pipe(site: Site) -> None:
+    site.key.unlink()
+    os.mkfifo(site.key, 0o600)
+
+
+def in_settings(site: Site) -> None:
+    text = "".join(f"  {line}\n" for line in site.key.read_text().splitlines())
+    (site.folder / "ft_dagster.yaml").write_text(f"signing_key: |\n{text}")
+
+
+MISTAKES: dict[str, tuple[Callable[[Site], object], str]] = {
+    "the key itself in the settings": (in_settings, r"signing_key.*the private key itself"),
+    "others may read it": (lambda s: s.key.chmod(0o644), r"others may read this private key.*chmod 600"),
+    "not there": (lambda s: s.key.unlink(), r"signing_key.*No such file"),
+    "a pipe": (pipe, r"ours\.pem: signing_key: not a regular file"),
+    "no key": (lambda s: s.key.write_text("secret"), r"not a private key in PEM"),
+    "of nobody": (lambda s: s.key.write_bytes(new_key()[0]), r"would sign here is not in the trust root"),
+    "a home of nobody": (lambda s: s.set(VARIABLE, "~nosuchuser/x"), r"~nosuchuser/x: .* No such file"),
+    "no trust root": (lambda s: s.root.unlink(), r"a key that nobody trusts"),
+    "two trust roots": (
+        lambda s: (s.folder / "trust.yml").write_text("version: 1\n"),
+        r"trust\.yml: is not read",
+    ),
+    "a link that leads nowhere": (
+        lambda s: link(s, s.folder / "nowhere"),
+        r"trust\.yaml: cannot be read: No such file",
+    ),
+    "a link to itself": (
+        lambda s: link(s, s.root),
+        r"trust\.yaml: cannot be read: Too many levels of symbolic links",
+    ),
+    "a short key": (
+        lambda s: s.list("small", pem(rsa.generate_private_key(65537, 2048))),
+        r"an RSA key of 2048 bits: 3072 are the least",
+    ),
+    "a curve that is not taken": (
+        lambda s: s.list("large", pem(ec.generate_private_key(ec.SECP521R1()))),
+        r"a key on the curve secp521r1: secp256r1 or secp384r1 are taken",
+    ),
+    "an approver without a person": (
+        lambda s: s.change("  person: ann\n", ""),
+        r"an approver's key names its person",
+    ),
+    "a name twice": (lambda s: s.change("name: ann", "name: ours"), r"two keys have the name ours"),
+    "a key by two names": (
+        lambda s: s.list("again", f"as of today\n{s.public}"),
+        r"two keys have one public part, of the id [0-9a-f]{64}",
+    ),
+    "a witness without a name": (lambda s: s.change("keys:", 'witnesses: [""]\nkeys:'), r"witnesses"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_one_line_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    site = Site(tmp_path, monkeypatch)
+    make, said = MISTAKES[what]
+    make(site)
+    with pytest.raises(UserError, match=said):
+        opened(tmp_path)
+
+
+def test_without_a_mistake_it_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Site(tmp_path, monkeypatch)
+    assert opened(tmp_path).trust.signer.key.name == "ours"
+
+
+def opened(folder: Path) -> Any:
+    settings: Settings = load_settings(folder)
+    return settings.open_store()
