@@ -95,7 +95,7 @@ def _with_count(
     read = f"{number:,} rows" if ended else f"the first {number:,} rows"
     unit, named = "rows" if first.columnar else "lines", ", ".join(map(str, lines[:NAMED]))
     those = f"{unit} {named}" if len(lines) <= NAMED else f"the first in {unit} {named}"
-    problem = f"{error.problem}; so are {len(lines):,} of {read} of the file: {those}"
+    problem = f"{error.problem}; {len(lines):,} of {read} of the file have this fault: {those}"
     return UserError(
         problem, fix=error.fix, file=error.file, line=error.line, field=error.field, value=error.value
     )

@@ -423,8 +423,8 @@ def test_a_column_that_is_declared_to_be_a_turn_is_read_once(
 @pytest.mark.parametrize(
     ("most", "said"),
     [
-        (100, "so are 6 of 9 rows of the file: the first in lines 3, 4, 6, 7, 9"),
-        (5, "so are 3 of the first 5 rows of the file: lines 3, 4, 6"),
+        (100, "6 of 9 rows of the file have this fault: the first in lines 3, 4, 6, 7, 9"),
+        (5, "3 of the first 5 rows of the file have this fault: lines 3, 4, 6"),
     ],
 )
 def test_the_error_of_a_row_says_how_many_rows_of_its_file_have_it(
