@@ -23,4 +23,12 @@ class Facts(BaseFacts):
     bf16: bool  # the hardware computes in bf16
     validation: int = 64  # examples to choose by
     longest: int | None = None  # example of the mixture, in tokens; None: as long as may be
+    shared: int = 0  # tokens of an epoch that beginnings in common save; 0: none, or not counted
     leak: str | None = None  # why packed examples of the base reach each other; None: they are kept apart
+
+    @property
+    def computed(self) -> int:
+        """Count the tokens of an epoch that are computed: what examples have in common once, where it is to
+        be shared.
+        """
+        return self.tokens - self.shared

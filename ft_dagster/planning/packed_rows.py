@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
-from ft_dagster.spec.training import TrainingSettings
-from ft_dagster.training.batches.mixture import shard_files
-from ft_dagster.training.batches.packing import Bin, schedule, total_steps, width_of
+from ft_dagster.spec.training import TrainingSettings, TrainingSpec
+from ft_dagster.training.batches.beginnings import Beginnings, computed, parts_of
+from ft_dagster.training.batches.mixture import open_split, shard_files
+from ft_dagster.training.batches.packing import Bin, epoch_bins, schedule, total_steps, width_of
 
 MOST_TOKENS = 20_000_000  # of a mixture that is read for it
 MOST_EXAMPLES = 1_000_000  # packed for it, over all epochs: some seconds
@@ -20,11 +22,24 @@ MOST_EXAMPLES = 1_000_000  # packed for it, over all epochs: some seconds
 @dataclass(frozen=True)
 class ExampleLengths:
     """Holds the tokens of each training example of a mixture, in order; `shards`: the number of examples of
-    each.
+    each; `beginnings`: what they have in common and compute once, None where that is not asked for.
     """
 
     lengths: NDArray[np.int64]
     shards: tuple[int, ...]
+    beginnings: Beginnings | None = None
+
+    def shared(self, training: TrainingSettings | TrainingSpec, capacity: int) -> int:
+        """Count the tokens of the first epoch that are not computed, since a beginning is once for several
+        examples in a row of `capacity`; 0 where it would take long to count them.
+        """
+        if self.beginnings is None or len(self.lengths) > MOST_EXAMPLES:
+            return 0
+        bins = epoch_bins(self.lengths, self.shards, capacity, training.seed, 0, self.beginnings)
+        return int(self.lengths.sum()) - sum(map(self._computed, bins))
+
+    def _computed(self, ordinals: Bin) -> int:
+        return computed(parts_of(ordinals, self.lengths, self.beginnings))
 
     def steps(self, training: TrainingSettings, ranks: int) -> int | None:
         """Count the optimizer steps; None where it would take long to count them."""
@@ -50,12 +65,28 @@ class ExampleLengths:
         if training.max_steps is None and len(self.lengths) * training.num_train_epochs > MOST_EXAMPLES:
             return None
         capacity = training.max_length if training.packing else None
-        return schedule(self.lengths, self.shards, training, capacity, training.seed, ranks)
+        shares = training.packing and training.share_beginnings != "off"
+        beginnings = self.beginnings if shares else None
+        return schedule(self.lengths, self.shards, training, capacity, training.seed, ranks, beginnings)
 
 
 def is_counted(figures: MixtureFigures) -> bool:
     """Say whether a mixture is small enough to be read for it."""
     return figures.train.tokens <= MOST_TOKENS
+
+
+def counted_lengths(mixture: Path, figures: MixtureFigures, training: TrainingSpec) -> ExampleLengths | None:
+    """Read what a plan counts by; None where a mixture is too large to be read for it."""
+    if not is_counted(figures):
+        return None
+    if training.share_beginnings == "off":
+        return read_lengths(mixture)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = open_split(mixture, "train", Path(scratch))
+        if found is None:
+            return read_lengths(mixture)
+        found = found.sharing(training.max_length or figures.max_length)
+    return ExampleLengths(found.lengths, found.shards, found.beginnings)
 
 
 def read_lengths(mixture: Path) -> ExampleLengths:

@@ -66,6 +66,9 @@ def make_plan(
     if facts.trained_tokens == 0:
         raise UserError("the mixture has no trained token", fix="See the counts of training_mixture")
     decided = tried is not None and tried.method is not None
+    if spec.training.share_beginnings != "off" and context.lengths is not None:
+        capacity = spec.training.max_length or facts.max_length
+        facts = replace(facts, shared=context.lengths.shared(spec.training, capacity))
     found = survey(spec if tried is None else tried.applied(spec), facts, context, say)
     if leaves_method_open(spec):
         found = _without_obeyed(found)

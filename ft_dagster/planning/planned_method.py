@@ -48,6 +48,7 @@ from ft_dagster.planning.methods.training_settings import (
 )
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.spec import VariantSpec
+from ft_dagster.training.batches.sharing import refuse_sharing
 from ft_dagster.training.contract import Base, ParentAdapter
 from ft_dagster.training.methods.stacking import check_parent
 from ft_dagster.training.methods.starts import check_start
@@ -115,6 +116,9 @@ class PlannedMethod:
 def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlannedMethod:
     """Plan one method by name. Raises UserError for what it cannot be."""
     resolved = resolve(spec, facts)
+    if resolved.training.share_beginnings != "off":
+        config, longest = configuration(context.architecture), facts.longest or facts.max_length
+        refuse_sharing(resolved.training, resolved.method, config, facts.device_kind, longest)
     _refuse_stored(spec, resolved.name, context)
     if context.parent is not None and isinstance(resolved.method, LoraSettings):
         check_start(resolved.method.init_lora_weights, stacked=True, divided=False)
@@ -270,7 +274,7 @@ class DeviceMemory:
 
     def _trained(self, rows: int, length: int) -> int:
         """Return the positions at which some of `rows` rows has a label, if labels fall alike on all."""
-        share = min(1.0, self.facts.trained_tokens / self.facts.tokens)
+        share = min(1.0, self.facts.trained_tokens / self.facts.computed)
         return max(1, min(length - 1, round(length * (1 - (1 - share) ** rows))))
 
 
@@ -361,10 +365,12 @@ def _candidate(resolved: Resolved, layout: Layout, held: DeviceMemory) -> Candid
 
 
 def _padding(resolved: Resolved, held: DeviceMemory) -> float:
-    """Return the positions that are computed for each token where a base does not let examples be packed:
-    counted, else the most that there can be.
+    """Return the positions that are computed for each token where beginnings are shared, or a base does not
+    let examples be packed: counted, else the most that there can be.
     """
     facts, training, lengths = held.facts, resolved.training, held.context.lengths
+    if training.share_beginnings != "off":
+        return facts.computed / facts.tokens
     if facts.leak is None or training.packing or not packs(held.spec.training, resolved.name, lone(facts)):
         return 1.0
     counted = None if lengths is None else lengths.padding(training, facts.ranks)

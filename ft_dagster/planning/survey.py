@@ -102,7 +102,7 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext, say: Say = lam
 
     import ft_dagster.planning.dryrun.training_step  # noqa: F401
 
-    planned, refused = {}, {}
+    planned, refused, errors = {}, {}, list[UserError]()
     for name, (found, kept) in zip(METHODS, map_parallel(attempt, list(METHODS)), strict=True):
         dryrun.kept.update(kept)
         if isinstance(found, PlannedMethod):
@@ -111,6 +111,9 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext, say: Say = lam
             raise found
         else:
             refused[name] = found.problem
+            errors.append(found)
+    if not planned:
+        raise errors[0]
     question = _question(spec, facts, context, declared, planned)
     decision = decide(question, [each.candidate for each in planned.values()])
     return Survey(question, decision, planned, refused, _changes(spec, facts, context, planned, decision))

@@ -156,11 +156,20 @@ def _seen(figures: TrainingFigures) -> list[tuple[str, str, str]]:
     ]
 
 
+def _shared(figures: TrainingFigures) -> list[tuple[str, str, str]]:
+    """Return what beginnings in common saved, if any."""
+    if not figures.shared_tokens:
+        return []
+    said = f"{count(figures.shared_tokens)} tokens not computed again for another example"
+    return [("beginnings in common", said, "")]
+
+
 def _spent(figures: TrainingFigures) -> list[tuple[str, str, str]]:
     """Return the same of what the training computed, took and left."""
     return [
         ("tokens", f"{count(figures.tokens)}, of which {count(figures.trained_tokens)} trained on", ""),
         ("packing", f"{percent(figures.packing_fill)} of the positions held a token", ""),
+        *_shared(figures),
         (
             "speed",
             ""

@@ -12,11 +12,12 @@ def plain_value(value: Any, annotation: Any) -> Any:
     where a number belongs, and for a number where a truth value does.
 
     A text may stand for a number: YAML reads 1e-4 as one, and the environment has nothing else. Where a field
-    knows the word `off`, false stands for it: YAML reads it so.
+    knows the words `off` or `on`, false and true stand for them: YAML reads them so.
     """
     kinds = _kinds(annotation)
-    if value is False and bool not in kinds and "off" in _words(annotation):
-        return "off"
+    for said, word in ((False, "off"), (True, "on")):
+        if value is said and bool not in kinds and word in _words(annotation):
+            return word
     if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
         raise ValueError("a number is needed, not true or false")
     if isinstance(value, int | float) and not isinstance(value, bool) and bool in kinds:

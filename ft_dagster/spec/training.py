@@ -108,7 +108,7 @@ def _takes_auto(schema: dict[str, Any]) -> None:
 class TrainingFields(SpecModel):
     """Names the settings as transformers does. The reason of a default is in the plan that has it."""
 
-    added = ("on_bad_rate",)
+    added = ("on_bad_rate", "share_beginnings")
 
     learning_rate: float | None = Field(
         None,
@@ -135,6 +135,11 @@ class TrainingFields(SpecModel):
     max_length: int | None = Field(None, ge=16, le=LONGEST_EXAMPLE, description="Longest example, in tokens")
     packing: bool = Field(
         True, description="Fill each row of a batch with whole examples, where the base keeps them apart"
+    )
+    share_beginnings: Literal["off", "on"] = Field(
+        "off",
+        description="Compute the beginning that examples of a packed row have in common once for them all: "
+        "on a CPU, of bases with plain causal attention",
     )
     gradient_checkpointing: bool | None = None
     precision: Literal["auto", "bf16", "fp32"] = Field(

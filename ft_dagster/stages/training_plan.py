@@ -22,7 +22,7 @@ from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hard
 from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.judging import foresee_all
-from ft_dagster.planning.packed_rows import is_counted, read_lengths
+from ft_dagster.planning.packed_rows import counted_lengths
 from ft_dagster.planning.plan import make_plan, refuse_unasked
 from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.planning.probe import leaves_open
@@ -121,8 +121,9 @@ def inputs(view: View) -> PlanInputs:
 def build(inputs: PlanInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     base = inputs.base_model
     known = replace(inputs.context, probed_hours=probe.hours_taken(inputs.probe))
-    if is_counted(MixtureFigures.of(inputs.training_mixture)):
-        known = replace(known, lengths=read_lengths(context.payload(inputs.training_mixture)))
+    mixture, training = inputs.training_mixture, inputs.whole.training
+    lengths = counted_lengths(context.payload(mixture), MixtureFigures.of(mixture), training)
+    known = replace(known, lengths=lengths)
     weights = base.figures["parameters"], base.figures["weights_bytes"]
     counts, folder = counts_of(inputs.training_mixture), context.base_folder(base)
     facts = facts_of(counts, *weights, folder, known.hardware, leak=inputs.leak)

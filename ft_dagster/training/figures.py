@@ -86,7 +86,7 @@ def flops_estimate(model: PreTrainedModel, journal: Journal) -> int:
         if id(weight) not in outside
     )
     each = 6 if head.requires_grad else 4
-    return journal.slots * body + journal.trained_tokens * each * _count(head)
+    return journal.slots * body + journal.labels * each * _count(head)
 
 
 def checkpoint_storage(kept: Sequence[Checkpoint]) -> tuple[int, int]:
@@ -139,7 +139,8 @@ def training_figures(
         general_holdout_loss_last=general.get(best_step),
         tokens=journal.tokens,
         trained_tokens=journal.trained_tokens,
-        packing_fill=journal.tokens / journal.slots,
+        packing_fill=(journal.tokens - journal.shared) / journal.slots,
+        shared_tokens=journal.shared,
         tokens_per_second=journal.tokens / journal.seconds if journal.seconds else None,
         training_seconds=journal.seconds,
         seconds=whole_seconds,

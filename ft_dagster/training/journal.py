@@ -28,6 +28,8 @@ class JournalStep:
     trained_tokens: int
     slots: int
     squares: int = 0
+    shared: int = 0
+    shared_labels: int = 0
     loss: float = 0.0
     grad_norm: float = 0.0
 
@@ -41,7 +43,8 @@ class Journal:
     whole rows where there is a mask (`attention.squares`); `seconds` are those of training steps alone.
     `evaluations` maps a split to {step: loss}; `observations` are log lines, each with its "step".
     `measured_tokens`, `measuring`: of the looks at it; the latter in FLOPs, or in tokens where those cannot
-    be counted. `lowered`: it was begun again at a lower rate.
+    be counted. `lowered`: it was begun again at a lower rate. `shared`, `shared_labels`: of `tokens` and
+    `trained_tokens`, those that were not computed, for a beginning was computed once for several examples.
     """
 
     times: list[int]
@@ -60,10 +63,17 @@ class Journal:
     observations: list[dict[str, object]] = field(default_factory=list)
     resumed_from: list[int] = field(default_factory=list)
     lowered: bool = False
+    shared: int = 0
+    shared_labels: int = 0
 
     @property
     def steps(self) -> int:
         return len(self.batches)
+
+    @property
+    def labels(self) -> int:
+        """Count the labels whose loss was computed."""
+        return self.trained_tokens - self.shared_labels
 
     @property
     def epochs(self) -> float:
@@ -77,6 +87,8 @@ class Journal:
         self.losses.append(step.loss)
         self.tokens += step.tokens
         self.trained_tokens += step.trained_tokens
+        self.shared += step.shared
+        self.shared_labels += step.shared_labels
         self.slots += step.slots
         self.squares += step.squares
         self.rows += sum(map(len, step.bins))

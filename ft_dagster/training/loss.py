@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ft_dagster.objectives import next_token_loss
-from ft_dagster.training.batches.attention import Batch, given
+from ft_dagster.training.batches.attention import TIMES, Batch, given
 
 LOGITS = {"cpu": 2**24, "cuda": 2**28}  # of one product with the head's weights, in the type of the product
 IN_FP32 = {"cpu": 2**20, "cuda": 2**25}  # of those at a time, for their loss
@@ -134,7 +134,7 @@ def loss_at(
     Where the head is frozen they are made so many positions at a time as on this kind of `device` (None:
     where the labels lie), and lie in memory as fp32 a few at a time.
     """
-    prompt, labels = learned_prompt(model), inputs["labels"][:, 1:][:, columns].flatten()
+    prompt, labels = learned_prompt(model), _wanted(inputs, columns)
     head = _frozen_head(model)
     with _passed_through(head) as compute:
         found = model(
@@ -145,16 +145,37 @@ def loss_at(
             **given(inputs),
         ).logits.flatten(0, 1)
     if head is None:
-        return summed(found.float(), labels) / tokens
+        return _in_all(summed, found.float(), labels) / tokens
     size, kind = head.weight.shape[0], device or labels.device.type
     counts = [max(1, of.get(kind, of["cpu"]) // size) for of in (LOGITS, IN_FP32)]
     weight, bias = head.weight.to(compute[0]), None if head.bias is None else head.bias.to(compute[0])
 
     def of_logits(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return summed(logits, wanted) / tokens
+        return _in_all(summed, logits, wanted) / tokens
 
     loss: torch.Tensor = _InChunks.apply(found, labels, weight, bias, of_logits, counts)
     return loss
+
+
+def _wanted(inputs: Batch, columns: torch.Tensor) -> torch.Tensor:
+    """Return the labels that `columns` predict, [positions]; beside each how many examples have it, where
+    some have one in common: [positions, 2].
+    """
+    labels, times = (
+        values[:, 1:][:, columns].flatten() if values is not None else None
+        for values in (inputs["labels"], inputs.get(TIMES))
+    )
+    return labels if times is None else torch.stack([labels, times], 1)
+
+
+def _in_all(summed: Summed, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return the summed loss, each label's as often as examples have it. `wanted`: of `_wanted`."""
+    if wanted.ndim == 1:
+        return summed(logits, wanted)
+    labels, times = wanted.unbind(1)
+    of_times = [(count, times == count) for count in times[labels != -100].unique().tolist()]
+    losses = [count * summed(logits[mine], labels[mine]) for count, mine in of_times]
+    return torch.stack(losses).sum() if losses else summed(logits, labels)
 
 
 def _frozen_head(model: Any) -> nn.Linear | None:

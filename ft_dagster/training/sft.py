@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import loss_of
 from ft_dagster.training import checkpoints, data_parallel, ranks
-from ft_dagster.training.batches.attention import Batch, packed, squares
+from ft_dagster.training.batches.attention import LENGTHS, TIMES, Batch, packed, squares
 from ft_dagster.training.batches.batches import Collator, batch_digest, side_by_side
 from ft_dagster.training.batches.mixture import Examples
 from ft_dagster.training.batches.packing import Bin
@@ -92,15 +92,30 @@ class TokenTrainer(SFTTrainer):
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         bins = [batch.pop("ordinals") for batch in batches]
         examples, ordinals = self.data_collator.examples, _flat(bins)
+        consumed, taught = int(examples.lengths[ordinals].sum()), int(examples.trained[ordinals].sum())
+        again = again_labels = 0
+        if examples.beginnings is not None:
+            again = consumed - sum(sum(row) for batch in batches for row in batch[LENGTHS])
+            again_labels = taught - sum(int((batch["labels"] != -100).sum()) for batch in batches)
         self.current = JournalStep(
             bins,
             batch_digest([batch.pop("content") for batch in batches]),
-            tokens=int(examples.lengths[ordinals].sum()),
-            trained_tokens=int(examples.trained[ordinals].sum()),
+            tokens=consumed,
+            trained_tokens=taught,
+            shared=again,
+            shared_labels=again_labels,
             slots=sum(batch["input_ids"].numel() for batch in batches),
         )
         self._losses = []
         return batches, tokens
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: Any) -> Any:
+        """Count the labels of a step over all ranks, one in common as often as examples have it."""
+        counted = super()._get_num_items_in_batch(batch_samples, device)
+        if counted is None or self.data_collator.examples.beginnings is None:
+            return counted
+        found = (batch[TIMES] for batch in batch_samples if TIMES in batch)
+        return counted + sum(ranks.gather(sum(int((times - 1).clamp(min=0).sum()) for times in found)))
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -286,6 +301,8 @@ def together(steps: list[JournalStep]) -> JournalStep:
         digest=hashlib.sha256("".join(step.digest for step in steps).encode()).hexdigest(),
         tokens=sum(step.tokens for step in steps),
         trained_tokens=sum(step.trained_tokens for step in steps),
+        shared=sum(step.shared for step in steps),
+        shared_labels=sum(step.shared_labels for step in steps),
         slots=sum(step.slots for step in steps),
         squares=sum(step.squares for step in steps),
         loss=sum(step.loss for step in steps) / len(steps),

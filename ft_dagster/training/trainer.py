@@ -19,10 +19,11 @@ from ft_dagster.training.batches.packing import (
     schedule,
     total_steps,
 )
+from ft_dagster.training.batches.sharing import refuse_sharing
 from ft_dagster.training.contract import Member, Status, TrainingResult, TrainingRun, recipe_digest
 from ft_dagster.training.figures import process_bytes, training_figures
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
-from ft_dagster.training.methods import packs, taught_by
+from ft_dagster.training.methods import laid_out, taught_by
 from ft_dagster.training.methods.experts import refuse_unmoved
 from ft_dagster.training.oom_retry import in_force
 from ft_dagster.training.progress import Channel, TrainingProgress
@@ -173,8 +174,11 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
         for split in UNITS
         if (examples := open_split(member.mixture, split, member.output)) and examples.trained_tokens
     }
-    capacity = settings.max_length if packs(member.plan) else None
-    bins = schedule(train.lengths, train.shards, settings, capacity, member.seed, ranks.world())
+    _check_beginnings(run, member, longest)
+    train, capacity = laid_out(member.plan, train)
+    bins = schedule(
+        train.lengths, train.shards, settings, capacity, member.seed, ranks.world(), train.beginnings
+    )
     steps = total_steps(len(bins), settings, ranks.world())
     file = member.output / "progress.json" if ranks.is_first() else None
     progress = TrainingProgress(channel, file, member.variant, steps)
@@ -272,6 +276,16 @@ def _measuring(run: TrainingRun, work: Work, tokenizer: Any) -> Measuring:
     if (above := measuring.warning()) is not None:
         work.progress.warn(above)
     return measuring
+
+
+def _check_beginnings(run: TrainingRun, member: Member, longest: int) -> None:
+    """Refuse a plan that would compute beginnings once where that does not hold."""
+    from transformers import AutoConfig
+
+    plan = member.plan
+    if plan.training.share_beginnings != "off":
+        config = AutoConfig.from_pretrained(run.base.folder, trust_remote_code=False)
+        refuse_sharing(plan.training, plan.method, config, plan.device.kind, longest)
 
 
 def _check_vocabulary(work: Work, model: Any) -> None:

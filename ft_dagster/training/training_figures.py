@@ -17,7 +17,7 @@ PREDICTED_IN_0_1 = "foretold"
 SILENT = {  # left out where they say nothing
     "micro_batch_halved", "learning_rate_lowered", "measured_on", "validation_loss_on",
     "validation_by_example", "measured_tokens", "measuring_flops", "computed_on", "general_loss_limit",
-    "expert_matrices", "expert_matrices_moved", NOT_FINITE,
+    "expert_matrices", "expert_matrices_moved", "shared_tokens", NOT_FINITE,
 }  # fmt: skip
 
 
@@ -33,6 +33,7 @@ class TrainingFigures:
     `validation_loss_best` (at `best_step`), `validation_loss_last`: None without a validation split.
     `general_holdout_loss_first`, `general_holdout_loss_last` (at `best_step`): None without general text.
     `tokens`, `trained_tokens` (those with a label): consumed, no padding.
+    `shared_tokens`: of `tokens`, those in a beginning that was computed for another example.
     `packing_fill`: share of the computed positions that held a token, 0 to 1.
     `training_seconds`: of the optimizer steps alone. `tokens_per_second`: `tokens` over these.
     `flops`: counted by torch, None where an architecture cannot be counted; `flops_estimate`: from parameter
@@ -115,6 +116,7 @@ class TrainingFigures:
     computed_on: str = ""
     expert_matrices: int | None = None
     expert_matrices_moved: int | None = None
+    shared_tokens: int = 0
 
     def learning_rate(self, planned: float) -> float:
         """Return the rate it was trained at."""

@@ -19,7 +19,7 @@ from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, ha
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.looks_left import NextLook, look_lines
-from ft_dagster.planning.packed_rows import is_counted, read_lengths
+from ft_dagster.planning.packed_rows import counted_lengths
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.probe import leaves_open
 from ft_dagster.planning.survey import Say
@@ -132,8 +132,8 @@ def _planned(workspace: Workspace, declared: Declared, named: Hardware | None, s
         data = sample(declared, project, tokenizer, workspace.roots, say=say)
     else:
         data = _counted(workspace, mixture)
-        if is_counted(MixtureFigures.of(mixture)):
-            context = replace(context, lengths=read_lengths(workspace.payload(mixture)))
+        lengths = counted_lengths(workspace.payload(mixture), MixtureFigures.of(mixture), spec.training)
+        context = replace(context, lengths=lengths)
     probed = today.stands(probe.STAGE, hardware) if mixture and leaves_open(spec) else None
     tried = probe.read_result(workspace, probed)
     context = replace(context, probed_hours=probe.hours_taken(probed))

@@ -27,7 +27,7 @@ TRAINING: dict[str, list[Edit]] = {
             "        0.999, gt=0, lt=1, description='Decay of the mean of the squared gradients'\n"
             "    )\n",
         ),
-        ('"on_bad_rate",)', '"adam_beta2", '),
+        ('"on_bad_rate", "share_beginnings")', '"adam_beta2", '),
     ],
     "training/arguments.py": [
         ("        weight_decay=settings.weight_decay,", "        adam_beta2=settings.adam_beta2,\n")

@@ -84,6 +84,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "training.max_grad_norm": (0.5, {PLAN}),
     "training.max_length": (64, {MIX, PLAN}),
     "training.packing": (False, {PLAN}),
+    "training.share_beginnings": ("on", {PLAN}),
     "training.gradient_checkpointing": (True, {PLAN}),
     "training.precision": ("bf16", {PLAN}),
     "training.deterministic": (False, {PLAN}),

@@ -175,6 +175,10 @@ def losses(run_folder: Path) -> list[float]:
     return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
 
 
+def ledger(run_folder: Path) -> bytes:
+    return (run_folder / "acme.support/evidence/ledger.json").read_bytes()
+
+
 def wait_for_step(process: RunningProgram, run_folder: Path, step: int) -> None:
     """Until the log has the line of that step; fails if the program ends before."""
     log = run_folder / "acme.support/evidence/log.jsonl"

@@ -17,7 +17,7 @@ from ft_dagster.training import checkpoints, trainer
 from ft_dagster.training.__main__ import main
 from ft_dagster.training.stop_signals import STATUS, Stopped
 from tests.programs import RunningProgram
-from tests.training.runs import Runs, losses, payload_bytes, result_of, wait_for_step, write_mixture
+from tests.training.runs import Runs, ledger, losses, payload_bytes, result_of, wait_for_step, write_mixture
 
 Start = Callable[..., RunningProgram]
 SETTINGS = {"num_train_epochs": 12.0, "evaluations": 4, "keep_last": 4}
@@ -32,10 +32,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: P
     run_folder = runs.prepare("whole", training=SETTINGS)
     finish(partial(RunningProgram, "training"), run_folder)
     return runs, run_folder
-
-
-def ledger(run_folder: Path) -> bytes:
-    return (run_folder / "acme.support/evidence/ledger.json").read_bytes()
 
 
 def finish(start: Start, run_folder: Path) -> str:

@@ -154,13 +154,15 @@ def _flops_of_steps(cost: _Cost, examples: "Examples", plan: "Plan", steps: int)
     out.
     """
     from ft_dagster.training.batches.packing import schedule
-    from ft_dagster.training.methods import packs
+    from ft_dagster.training.methods import laid_out
     from ft_dagster.training.watch.budget import work_of_micro_batch
 
     settings, ranks = plan.training, plan.ranks
-    capacity = settings.max_length if packs(plan) else None
+    examples, capacity = laid_out(plan, examples)
     asked = settings.model_copy(update={"max_steps": steps})
-    bins = schedule(examples.lengths, examples.shards, asked, capacity, settings.seed, ranks)
+    bins = schedule(
+        examples.lengths, examples.shards, asked, capacity, settings.seed, ranks, examples.beginnings
+    )
     rows, micro_batches = settings.per_device_train_batch_size, settings.gradient_accumulation_steps * ranks
     batches = (bins[at : at + rows] for at in range(0, len(bins), rows))
     costs = [cost.model.sum(*work_of_micro_batch(batch, examples, cost.attends)) for batch in batches]

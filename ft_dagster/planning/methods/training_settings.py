@@ -70,6 +70,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
         ),
         "max_length": settle("max_length", Default(facts.max_length, defaults.MAX_LENGTH.reason)),
         "packing": packing,
+        "share_beginnings": _share_beginnings(declared, facts, reasons),
         "gradient_checkpointing": _checkpointing(declared, load, reasons),
         "precision": _precision(spec, facts, reasons),
         "deterministic": _deterministic(declared, facts, reasons),
@@ -135,6 +136,17 @@ def _packing(declared: TrainingSpec, name: str, facts: Facts, reasons: Reasons) 
         why = f"PEFT's {name} drops the positions that would keep packed examples apart"
         return bool(reasons.put("training.packing", packed, "built-in", why))
     return bool(reasons.put("training.packing", packed, "measured", f"{facts.leak}; {unpacked_cost(facts)}"))
+
+
+def _share_beginnings(declared: TrainingSpec, facts: Facts, reasons: Reasons) -> str:
+    """Return whether beginnings are shared, with what that saves as the reason where they are."""
+    asked = declared.share_beginnings
+    if asked != "off":
+        times = facts.tokens / facts.computed
+        saves = f"{facts.computed:,} of {facts.tokens:,} tokens a pass are computed, {times:.2f} times fewer"
+        saves = saves if facts.shared else "what it saves is not counted, or nothing is in common"
+        reasons.put("training.share_beginnings", asked, DECLARED, saves)
+    return asked
 
 
 def lone(facts: Facts) -> Facts:
@@ -237,7 +249,7 @@ def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
 
 def rows_of(packing: bool, facts: Facts) -> int:
     """Count the rows of one epoch: packed ones hold about max_length tokens each."""
-    return math.ceil(facts.tokens / facts.max_length) if packing else facts.examples
+    return math.ceil(facts.computed / facts.max_length) if packing else facts.examples
 
 
 def rows_a_step(training: TrainingSettings, facts: Facts) -> int:

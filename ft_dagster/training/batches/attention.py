@@ -22,6 +22,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from ft_dagster.evaluation.models.attention import PLAIN
 from ft_dagster.training.batches.attention_blocks import BlockAttention, blocks_of
+from ft_dagster.training.batches.beginnings import pairs
 from ft_dagster.training.batches.bounds import in_one_row, reads_bounds
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ Batch: TypeAlias = dict[str, Any]  # of a Collator: tensors by name, and what th
 
 NAME = "ft_dagster_packed"
 LENGTHS, ENDS, MASK = "example_lengths", "segment_ends", "attention_mask"
+AFTER, TIMES = "part_after", "label_times"  # where examples share a beginning
 BOUNDS = ("seq_idx", "cu_seq_lens_q")  # that kernels of layers with a state read
 FLASH_CAPABILITY, FLASH_SIZE = (8, 0), 256  # what variable-length kernels ask of a GPU, and of a head
 WINDOWED = {"full_attention", "sliding_attention"}
@@ -75,7 +77,12 @@ def packed(model: Any, batch: MutableMapping[str, Any], *, off: bool = False) ->
     where attention is eager it is made here, since some classes leave the positions out of theirs.
     """
     config = model.config
-    longest = max((length for row in batch.get(LENGTHS, ()) for length in row), default=0)
+    longest = _longest(batch)
+    applied = not off and config._attn_implementation == "sdpa" and applies(config, longest)
+    if AFTER in batch and not applied:
+        raise ValueError(
+            f"{type(model).__name__} does not attend by example: it computes no part for several"
+        )
     if off or LENGTHS not in batch or config._attn_implementation != "sdpa" or not applies(config, longest):
         lengths, ends = (batch.pop(name, None) for name in (LENGTHS, ENDS))
         several = not off and lengths is not None and any(len(examples) > 1 for examples in lengths)
@@ -108,8 +115,24 @@ def _masks(model: Any, batch: MutableMapping[str, Any]) -> Any:
     return create_masks_for_generate(model.config, like, None, None, batch["position_ids"])
 
 
+def _longest(batch: MutableMapping[str, Any]) -> int:
+    """Return the most positions that one attends over: a part's, and of what it goes on from."""
+    rows = batch.get(LENGTHS, ())
+    after = batch.get(AFTER) or [[-1] * len(row) for row in rows]
+    reached = (
+        n + (row[a] if a >= 0 else 0)
+        for row, begun in zip(rows, after, strict=True)
+        for n, a in zip(row, begun, strict=True)
+    )
+    return max(reached, default=0)
+
+
 def squares(batch: MutableMapping[str, Any]) -> int:
-    """Sum the squared lengths of what attends to itself: examples, or whole rows where there is a mask."""
+    """Sum the squared lengths of what attends to itself: examples, or whole rows where there is a mask; the
+    pairs of `beginnings.pairs` where parts go on from others.
+    """
+    if AFTER in batch:
+        return sum(pairs(row, after) for row, after in zip(batch[LENGTHS], batch[AFTER], strict=True))
     if LENGTHS in batch:
         return sum(length**2 for row in batch[LENGTHS] for length in row)
     rows, width = batch["input_ids"].shape
@@ -118,7 +141,7 @@ def squares(batch: MutableMapping[str, Any]) -> int:
 
 def given(batch: MutableMapping[str, Any]) -> dict[str, object]:
     """Return what a model's forward hands on to its attention."""
-    return {name: batch[name] for name in (LENGTHS, ENDS, MASK, *BOUNDS) if name in batch}
+    return {name: batch[name] for name in (LENGTHS, ENDS, AFTER, MASK, *BOUNDS) if name in batch}
 
 
 def attention(
@@ -130,13 +153,16 @@ def attention(
     *,
     example_lengths: Sequence[Sequence[int]],
     segment_ends: torch.Tensor,
+    part_after: Sequence[Sequence[int]] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend by example over [rows, heads, positions, size] each; return [rows, positions, heads, size],
     nothing meant in padding.
 
     `example_lengths`: of each row, in order; what is left of a row is padding. `segment_ends`: of `ends_of`,
-    int32, on the device. `options`: of transformers' own; `scaling`, `dropout` and `softcap` count.
+    int32, on the device. `part_after`: the part of its row that each goes on from, whose keys it sees too, or
+    -1; None: all stand by themselves (else on a CPU alone, without dropout). `options`: of transformers' own;
+    `scaling`, `dropout` and `softcap` count.
     """
     scaling, dropout = options.get("scaling"), options.get("dropout", 0.0)
     if attention_mask is not None or options.get("softcap") is not None:
@@ -144,13 +170,17 @@ def attention(
     rows, heads, width, _size = query.shape
     flat = [x.transpose(0, 1).reshape(x.shape[1], rows * width, x.shape[3]) for x in (query, key, value)]
     kernel = variable_length_kernel(query, value) if dropout == 0 else None
+    if part_after is not None and (query.device.type != "cpu" or dropout):
+        raise ValueError("a beginning in common is computed once on a CPU alone, and without dropout")
     if kernel:
         longest = max((length for row in example_lengths for length in (*row, width - sum(row))), default=0)
         out = kernel(*(x.transpose(0, 1) for x in flat), segment_ends, longest, scaling)
-    elif query.device.type == "cpu" and _dtype(query) == torch.bfloat16 and dropout == 0:
-        typed = (x.to(torch.bfloat16) for x in flat)
+    elif part_after is not None or (
+        query.device.type == "cpu" and _dtype(query) == torch.bfloat16 and dropout == 0
+    ):
+        typed = (x.to(_dtype(query)) for x in flat)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        out = BlockAttention.apply(*typed, blocks_of(example_lengths, width), scale)
+        out = BlockAttention.apply(*typed, blocks_of(example_lengths, width, part_after), scale)
     else:
         out = _by_example(flat, example_lengths, width, scale=scaling, dropout_p=dropout)
     return out.view(rows, width, heads, -1), None

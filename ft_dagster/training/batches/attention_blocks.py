@@ -1,9 +1,10 @@
-"""Computes causal attention over examples on a CPU in bf16: blocks of queries, each against the keys up to
-its end.
+"""Computes causal attention over examples on a CPU: blocks of queries, each against the keys up to its end,
+and against those of a beginning that its example shares with others.
 
-torch's own kernel there reaches a sixth of the rate of products, in its backward pass most of all. Here both
-passes are products and one softmax a block; scores are rounded to bf16, as eager attention rounds them, and
-made again in the backward pass, so that nothing of an example's squared length is kept.
+torch's own kernel reaches a sixth of the rate of products there in bf16, in its backward pass most of all.
+Here both passes are products and one softmax a block; scores are rounded to the type of the query, as eager
+attention rounds them, and made again in the backward pass, so that nothing of an example's squared length is
+kept.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ import torch
 
 from ft_dagster.evaluation.models.attention import QUERIES, causal_weights, later
 
-Block = tuple[int, int, int]  # first key, first query, end of both
+Block = tuple[int, int, int, int, int]  # keys before: first, end; own: first key, first query, end of both
 
 
-def blocks_of(lengths: Sequence[Sequence[int]], width: int) -> list[Block]:
-    """Return the blocks of the examples of rows of `width`, laid end to end; none of padding."""
-    found = []
+def blocks_of(
+    lengths: Sequence[Sequence[int]], width: int, after: Sequence[Sequence[int]] | None = None
+) -> list[Block]:
+    """Return the blocks of the parts of rows of `width`, laid end to end; none of padding. `after`: see
+    `attention.attention`.
+    """
+    found: list[Block] = []
     for number, row in enumerate(lengths):
-        first = number * width
-        for length in row:
-            end = first + length
-            found += [(first, at, min(at + QUERIES, end)) for at in range(first, end, QUERIES)]
+        first, spans = number * width, list[tuple[int, int]]()
+        for place, length in enumerate(row):
+            end, begins = first + length, -1 if after is None else after[number][place]
+            before = spans[begins] if begins >= 0 else (first, first)
+            found += [(*before, first, at, min(at + QUERIES, end)) for at in range(first, end, QUERIES)]
+            spans.append((first, end))
             first = end
     return found
 
@@ -47,12 +54,13 @@ class BlockAttention(torch.autograd.Function):
         heads, positions, size = query.shape
         out, after = query.new_zeros(positions, heads, size), later(query)
         with torch.autocast("cpu", enabled=False):
-            for first, start, end in blocks:
+            for block in blocks:
+                _, _, _, start, end = block
                 mine = _grouped(query, key, start, end)
                 weights = causal_weights(
-                    mine, key[:, first:end], after[: end - start, : end - start], scaling
+                    mine, _seen(key, block), after[: end - start, : end - start], scaling
                 )
-                found = torch.bmm(weights, value[:, first:end])
+                found = torch.bmm(weights, _seen(value, block))
                 out[start:end] = found.view(heads, end - start, size).transpose(0, 1)
         ctx.save_for_backward(query, key, value)
         ctx.blocks, ctx.scaling = blocks, scaling
@@ -64,17 +72,31 @@ class BlockAttention(torch.autograd.Function):
         grad = grads[0].transpose(0, 1)
         of_query, after = torch.zeros_like(query), later(query)
         of_key, of_value = (torch.zeros_like(x, dtype=torch.float32) for x in (key, value))  # sums of blocks
-        for first, start, end in ctx.blocks:
-            mine, keys = _grouped(query, key, start, end), key[:, first:end]
+        for block in ctx.blocks:
+            begins, stop, first, start, end = block
+            mine, keys = _grouped(query, key, start, end), _seen(key, block)
             weights = causal_weights(mine, keys, after[: end - start, : end - start], ctx.scaling)
             of_out = _grouped(grad, key, start, end)
-            of_value[:, first:end] += torch.bmm(weights.mT, of_out)
-            of_weights = torch.bmm(of_out, value[:, first:end].mT)
+            of_values = torch.bmm(weights.mT, of_out)
+            of_weights = torch.bmm(of_out, _seen(value, block).mT)
             of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            of_key[:, first:end] += torch.bmm(of_scores.mT, mine)
+            of_keys, before = torch.bmm(of_scores.mT, mine), stop - begins
+            for whole, part in ((of_key, of_keys), (of_value, of_values)):
+                whole[:, first:end] += part[:, before:]
+                if before:
+                    whole[:, begins:stop] += part[:, :before]
             of_query[:, start:end] = torch.bmm(of_scores, keys).view(query.shape[0], end - start, -1)
         of_query.mul_(ctx.scaling)
         return of_query, of_key.mul_(ctx.scaling).to(key.dtype), of_value.to(value.dtype), None, None
+
+
+def _seen(x: torch.Tensor, block: Block) -> torch.Tensor:
+    """Return what a block attends to, of [heads, positions, size]: what its part goes on from, then its own
+    part up to its end.
+    """
+    begins, stop, first, _, end = block
+    own = x[:, first:end]
+    return own if begins == stop else torch.cat([x[:, begins:stop], own], 1)
 
 
 def _grouped(x: torch.Tensor, key: torch.Tensor, start: int, end: int) -> torch.Tensor:

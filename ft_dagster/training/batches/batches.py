@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ft_dagster.training.batches.attention import ENDS, LENGTHS, Batch, ends_of
+from ft_dagster.training.batches.attention import AFTER, ENDS, LENGTHS, TIMES, Batch, ends_of
+from ft_dagster.training.batches.beginnings import Part, computed
 from ft_dagster.training.batches.mixture import Examples
 from ft_dagster.training.batches.packing import Bin, width_of
+
+Row = NDArray[np.int64]
 
 
 class Collator:
@@ -25,7 +29,9 @@ class Collator:
     padded to no more than `max_length`. The tail of a bin is padding, a block of its own without labels and
     of no later positions than examples have; so is the whole of an empty bin. segment_ends: int32, of
     `ends_of`. What the host knows stays there: ordinals, the bins; example_lengths of each bin; content, for
-    `batch_digest`.
+    `batch_digest`. Where examples share a beginning, a bin has it once and example_lengths are of parts;
+    part_after: of `attention.attention`; label_times: int64, how many examples have the label, where any has
+    several.
     """
 
     def __init__(self, examples: Examples, pad_token_id: int, max_length: int) -> None:
@@ -35,23 +41,33 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         bins: list[Bin] = [list(map(int, row["bin"])) for row in rows]
-        lengths = [[int(self.examples.lengths[i]) for i in ordinals] for ordinals in bins]
+        parts = [self.examples.parts(ordinals) for ordinals in bins]
+        lengths = [[part.end - part.start for part in row] for row in parts]
+        after = [[part.after for part in row] for row in parts]
         _, width = shape_of(bins, self.examples, self.max_length)
-        longest = max((length for row in lengths for length in row), default=width)
+        longest = max((part.end for row in parts for part in row), default=width)
         ids = np.full((len(bins), width), self.pad_token_id, np.int64)
         labels = np.full((len(bins), width), -100, np.int64)
         positions = np.zeros((len(bins), width), np.int64)
-        for row, ordinals in enumerate(bins):
+        times = np.zeros((len(bins), width), np.int64)
+        for row, held in enumerate(parts):
+            self._fill(held, ids[row], labels[row], times[row])
             at = 0
-            for ordinal in ordinals:
-                example, targets = self.examples.read(ordinal)
-                end = at + len(example)
-                ids[row, at:end], labels[row, at:end] = example, targets
-                positions[row, at:end] = np.arange(len(example))
+            for part in held:
+                end = at + part.end - part.start
+                positions[row, at:end] = np.arange(part.start, part.end)
                 at = end
             positions[row, at:] = np.arange(width - at) % longest
         shape = repr((len(bins), width)).encode()
+        shares: Batch = {}
+        if any(place >= 0 for row in after for place in row):
+            shares[AFTER] = after
+            shape += repr((lengths, after)).encode()
+        if (times > 1).any():
+            shares[TIMES] = torch.from_numpy(times)
+            shape += times.astype("<i8").tobytes()
         return {
+            **shares,
             "input_ids": torch.from_numpy(ids),
             "labels": torch.from_numpy(labels),
             "position_ids": torch.from_numpy(positions),
@@ -61,6 +77,33 @@ class Collator:
             "content": shape + b"".join(values.astype("<i8").tobytes() for values in (ids, labels)),
         }
 
+    def _fill(self, parts: list[Part], ids: Row, labels: Row, times: Row) -> None:
+        """Lay the parts of one row end to end: tokens, labels, and how many examples have each label. What
+        the first token of those that go on is taught belongs to the first of them.
+        """
+        at, begun, first = 0, list[int](), dict[int, int]()
+        for part in parts:
+            example, targets = self.examples.read(part.ordinal)
+            end = at + part.end - part.start
+            ids[at:end] = example[part.start : part.end]
+            begun.append(at)
+            if part.after >= 0:
+                begins, shared = begun[part.after], part.start
+                place = first.setdefault(part.after, at)
+                _teach(labels[at + 1 : end], times[at + 1 : end], targets[shared + 1 :])
+                _teach(labels[begins:], times[begins:], targets[:shared])
+                _teach(labels[place:], times[place:], targets[shared : shared + 1])
+            elif part.end == len(example):
+                _teach(labels[at:end], times[at:end], targets)
+            at = end
+
+
+def _teach(labels: Row, times: Row, targets: Row) -> None:
+    """Put labels in the first places where the targets have such, and count them."""
+    at = np.flatnonzero(targets != -100)
+    labels[at] = targets[at]
+    times[at] += 1
+
 
 def side_by_side(bins: list[Bin], rows: int) -> list[list[Bin]]:
     """Return micro-batches of so many bins, in their order; the last may have fewer."""
@@ -69,7 +112,10 @@ def side_by_side(bins: list[Bin], rows: int) -> list[list[Bin]]:
 
 def shape_of(bins: list[Bin], examples: Examples, max_length: int) -> tuple[int, int]:
     """Return (rows, width) of these bins as one micro-batch."""
-    longest = max(int(examples.lengths[ordinals].sum()) for ordinals in bins)
+    if examples.beginnings is None:
+        longest = max(int(examples.lengths[ordinals].sum()) for ordinals in bins)
+    else:
+        longest = max(computed(examples.parts(ordinals)) for ordinals in bins)
     return len(bins), width_of(longest, max_length)
 
 

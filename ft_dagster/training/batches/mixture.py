@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_dagster.errors import UserError
+from ft_dagster.training.batches.beginnings import Beginnings, Part, find_beginnings, parts_of
 
 READ_ROWS = 4096
 WAY_OUT = "Materialize training_mixture again"
@@ -23,7 +25,7 @@ class Examples:
     `span_starts`.
 
     Spans are flattened [start, end) pairs of positions whose token is a label. `shards` is the number
-    of examples of each shard.
+    of examples of each shard. `beginnings`: what they have in common and compute once; None: nothing.
     """
 
     tokens: NDArray[np.int32]
@@ -31,6 +33,7 @@ class Examples:
     spans: NDArray[np.int32]
     span_starts: NDArray[np.int64]
     shards: tuple[int, ...]
+    beginnings: Beginnings | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -48,6 +51,26 @@ class Examples:
     @property
     def trained_tokens(self) -> int:
         return int(self.trained.sum())
+
+    def sharing(self, capacity: int) -> Examples:
+        """Return the same examples, with beginnings in common to be computed once in rows of `capacity`."""
+        return replace(self, beginnings=find_beginnings(self.tokens, self.starts, capacity))
+
+    def parts(self, ordinals: Sequence[int]) -> list[Part]:
+        """Return the parts of a row that holds these examples."""
+        return parts_of(ordinals, self.lengths, self.beginnings)
+
+    def labels_in(self, parts: Sequence[Part]) -> int:
+        """Count the positions of a row of these parts that have a label; one in common counts once."""
+        count, shared = 0, dict[int, set[int]]()
+        for part in parts:
+            if part.after >= 0:
+                at = np.flatnonzero(self.read(part.ordinal)[1] != -100)
+                count += int((at > part.start).sum())
+                shared.setdefault(part.after, set()).update(at[at <= part.start].tolist())
+            elif part.end == self.lengths[part.ordinal]:
+                count += int(self.trained[part.ordinal])
+        return count + sum(map(len, shared.values()))
 
     def read(self, ordinal: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the token ids of one example, and its labels: -100 where the token is not trained on."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_dagster.spec.training import TrainingSettings
+from ft_dagster.training.batches.beginnings import Beginnings
 
 WIDE, STEP = 256, 32  # tokens of a row
 OPEN_BINS = 64  # bounds the search and keeps an example near its place in the epoch's order
@@ -55,15 +56,47 @@ def pack(lengths: Lengths, order: NDArray[np.int64], capacity: int) -> list[Bin]
     return packed + opened
 
 
-def epoch_bins(
-    lengths: Lengths, shards: Sequence[int], capacity: int | None, seed: int, epoch: int
+def pack_alike(
+    lengths: Lengths, order: NDArray[np.int64], capacity: int, beginnings: Beginnings
+) -> list[Bin]:
+    """Pack as `pack`, where examples that begin alike lie side by side and their beginning takes room once.
+
+    Those of one beginning are packed first, beside it, in `order`; such a block then has the place of its
+    first example.
+    """
+    own, kinds = lengths - beginnings.by_example, beginnings.kinds[order]
+    blocks: list[Bin] = [[ordinal] for ordinal in order[kinds < 0].tolist()]
+    sizes = lengths[order[kinds < 0]].tolist()
+    by_kind = np.argsort(kinds, kind="stable")[len(blocks) :]
+    for members in np.split(order[by_kind], np.flatnonzero(np.diff(kinds[by_kind])) + 1):
+        if len(members):
+            shared = int(beginnings.lengths[beginnings.kinds[members[0]]])
+            found = pack(own, members, capacity - shared)
+            blocks += found
+            sizes += [shared + int(own[block].sum()) for block in found]
+    places = np.empty(len(lengths), np.int64)
+    places[order] = np.arange(len(order))
+    in_order = np.argsort([places[block[0]] for block in blocks])
+    bins = pack(np.array(sizes, np.int64), in_order, capacity)
+    return [[ordinal for number in numbers for ordinal in blocks[number]] for numbers in bins]
+
+
+def epoch_bins(  # noqa: PLR0917
+    lengths: Lengths,
+    shards: Sequence[int],
+    capacity: int | None,
+    seed: int,
+    epoch: int,
+    beginnings: Beginnings | None = None,
 ) -> list[Bin]:
     """Return the bins of one epoch, in the order in which they are trained on; no capacity: one example
-    each.
+    each. `beginnings`: what examples have in common and compute once.
     """
     order = epoch_order(shards, seed, epoch)
     if capacity is None:
         return [[ordinal] for ordinal in order.tolist()]
+    if beginnings is not None:
+        return pack_alike(lengths, order, capacity, beginnings)
     return pack(lengths, order, capacity)
 
 
@@ -74,12 +107,13 @@ def schedule(  # noqa: PLR0917
     capacity: int | None,
     seed: int,
     ranks: int = 1,
+    beginnings: Beginnings | None = None,
 ) -> list[Bin]:
     """Return all bins of the training, in order: `max_steps` of them if given, else `num_train_epochs`.
 
     Over several ranks, empty bins fill up the last micro-batches: each rank gets as many as the others.
     """
-    bins = _bins(lengths, shards, settings, capacity, seed, ranks)
+    bins = _bins(lengths, shards, settings, capacity, seed, ranks, beginnings)
     missing = -len(bins) % (settings.per_device_train_batch_size * ranks) if ranks > 1 else 0
     return bins + [[] for _ in range(missing)]
 
@@ -91,12 +125,13 @@ def _bins(  # noqa: PLR0917
     capacity: int | None,
     seed: int,
     ranks: int,
+    beginnings: Beginnings | None,
 ) -> list[Bin]:
     bins_a_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * ranks
     wanted = None if settings.max_steps is None else settings.max_steps * bins_a_step
     bins: list[Bin] = []
     for epoch, share in _epochs(settings.num_train_epochs if wanted is None else math.inf):
-        packed = epoch_bins(lengths, shards, capacity, seed, epoch)
+        packed = epoch_bins(lengths, shards, capacity, seed, epoch, beginnings)
         bins += packed[: math.ceil(share * len(packed))]
         if wanted is not None and len(bins) >= wanted:
             return bins[:wanted]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from ft_dagster.training.batches.mixture import Examples
+
     Weights = dict[str, Tensor]
 
 Precision = Literal["bf16", "fp32"]
@@ -64,3 +66,13 @@ def packs(plan: Plan) -> bool:
     cannot.
     """
     return plan.training.packing and method_of(plan.method.name).packs
+
+
+def laid_out(plan: Plan, examples: Examples) -> tuple[Examples, int | None]:
+    """Return the examples of a training, with the beginnings that it computes once, and the tokens that a row
+    may hold; None: each has a row of its own.
+    """
+    capacity = plan.training.max_length
+    if not packs(plan):
+        return examples, None
+    return (examples if plan.training.share_beginnings == "off" else examples.sharing(capacity)), capacity

@@ -17,6 +17,7 @@ import numpy as np
 
 from ft_dagster.methods import method_of
 from ft_dagster.methods.settings import MethodSettings
+from ft_dagster.training.batches.beginnings import Part, computed, pairs
 from ft_dagster.training.batches.mixture import Examples
 from ft_dagster.training.batches.packing import Bin
 
@@ -40,6 +41,8 @@ class ForwardWork(NamedTuple):
 
 def work_of_micro_batch(bins: Sequence[Bin], examples: Examples, attends: Attends) -> ForwardWork:
     """Count the work of bins side by side, the padding of the shorter ones included."""
+    if examples.beginnings is not None:
+        return _work_of_parts([examples.parts(ordinals) for ordinals in bins], examples, attends)
     chosen = [np.array(ordinals, np.int64) for ordinals in bins]
     lengths = [examples.lengths[ordinals] for ordinals in chosen]
     width = max(2, *(int(each.sum()) for each in lengths))
@@ -47,6 +50,16 @@ def work_of_micro_batch(bins: Sequence[Bin], examples: Examples, attends: Attend
     squares = sum(int((each**2).sum()) for each in lengths) if by_example else len(bins) * width**2
     trained = sum(int(examples.trained[ordinals].sum()) for ordinals in chosen)
     return ForwardWork(len(bins) * width, squares, trained, len(bins), 1)
+
+
+def _work_of_parts(rows: Sequence[Sequence[Part]], examples: Examples, attends: Attends) -> ForwardWork:
+    width = max(2, *map(computed, rows))
+    by_example = attends(max((part.end for row in rows for part in row), default=0))
+    lengths = [[part.end - part.start for part in row] for row in rows]
+    attended = (pairs(sizes, [part.after for part in row]) for sizes, row in zip(lengths, rows, strict=True))
+    squares = sum(attended) if by_example else len(rows) * width**2
+    labels = sum(examples.labels_in(row) for row in rows)
+    return ForwardWork(len(rows) * width, squares, labels, len(rows), 1)
 
 
 def work_of(bins: Sequence[Bin], examples: Examples, attends: Attends) -> ForwardWork:

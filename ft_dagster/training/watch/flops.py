@@ -49,9 +49,7 @@ class FlopsModel:
 
     def spent(self, journal: Journal) -> int:
         """Return what the journal's steps have cost."""
-        return self.sum(
-            journal.slots, journal.squares, journal.trained_tokens, journal.rows, journal.micro_batches
-        )
+        return self.sum(journal.slots, journal.squares, journal.labels, journal.rows, journal.micro_batches)
 
     def sum(self, slots: int, squares: int, trained_tokens: int, rows: int, micro_batches: int) -> int:
         return (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from ft_dagster.evaluation.models.attention import PLAIN
 from ft_dagster.training.batches.attention import (
@@ -23,22 +23,10 @@ from ft_dagster.training.batches.attention import (
 )
 from ft_dagster.training.batches.attention import _by_example as by_example
 from ft_dagster.training.batches.attention_blocks import BlockAttention, blocks_of
+from tests.training.batches.small_models import SIZES, model_of
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "head_dim": 8,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-    "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-}  # fmt: skip
 ROWS = [[7, 12, 5], [20], []]  # the last is an empty bin
 WIDTH = 24
-
-
-def model_of(kind: str, **changes: Any) -> Any:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**SIZES, **changes})
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).eval()
 
 
 def batch_of(rows: list[list[int]] = ROWS, width: int = WIDTH) -> dict[str, Any]:
