@@ -25,6 +25,20 @@ def test_the_step_is_measured_before_and_after(tiny_model_folder: Path) -> None:
     assert all(len(row.split("|")) == len(head.split("|")) for row in rows)
 
 
+@pytest.mark.long
+def test_shared_beginnings_are_measured_against_whole_rows_and_trl(tiny_model_folder: Path) -> None:
+    command = [
+        sys.executable, BENCHMARKS / "beginnings.py", "--model", tiny_model_folder,
+        "--rows", "8", "--rounds", "1",
+    ]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    steps = {name.strip("| "): int(count) for name, count, *_ in rows[1:]}
+    assert steps["shared beginnings"] == 2
+    assert steps["each row whole"] == steps["TRL, packed"] == 4
+
+
 def test_each_part_of_the_preparation_is_a_file_of_the_package_and_a_function_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ft_dagster.report.training import estimated_rows
+from ft_dagster.report.training import estimated_rows, figure_rows
 from ft_dagster.training.training_figures import TrainingFigures
 from tests.stored_figures import stored_training
 
@@ -23,3 +23,12 @@ def test_of_a_plan_of_0_1_that_knew_the_whole_alone_no_steps_are_estimated() -> 
         ["training and judging", "30m 00s", "-"],
     ]
     assert estimated_rows(TrainingFigures.from_json(stored_training())) == []
+
+
+def test_tokens_of_shared_beginnings_are_a_row_where_there_are_any() -> None:
+    shared, whole = (
+        [row[:2] for row in figure_rows(TrainingFigures.from_json(stored_training(**said)))]
+        for said in ({"shared_tokens": 12_000}, {})
+    )
+    added = ["beginnings in common", "12,000 tokens not computed again for another example"]
+    assert [row for row in shared if row not in whole] == [added]
