@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
+from ft_dagster.planning.facts import Facts
 from ft_dagster.spec.training import TrainingSettings, TrainingSpec
 from ft_dagster.training.batches.beginnings import Beginnings, computed, parts_of
 from ft_dagster.training.batches.mixture import open_split, shard_files
@@ -29,13 +30,13 @@ class ExampleLengths:
     shards: tuple[int, ...]
     beginnings: Beginnings | None = None
 
-    def shared(self, training: TrainingSettings | TrainingSpec, capacity: int) -> int:
+    def shared(self, seed: int, capacity: int) -> int:
         """Count the tokens of the first epoch that are not computed, since a beginning is once for several
         examples in a row of `capacity`; 0 where it would take long to count them.
         """
         if self.beginnings is None or len(self.lengths) > MOST_EXAMPLES:
             return 0
-        bins = epoch_bins(self.lengths, self.shards, capacity, training.seed, 0, self.beginnings)
+        bins = epoch_bins(self.lengths, self.shards, capacity, seed, 0, self.beginnings)
         return int(self.lengths.sum()) - sum(map(self._computed, bins))
 
     def _computed(self, ordinals: Bin) -> int:
@@ -73,6 +74,15 @@ class ExampleLengths:
 def is_counted(figures: MixtureFigures) -> bool:
     """Say whether a mixture is small enough to be read for it."""
     return figures.train.tokens <= MOST_TOKENS
+
+
+def with_shared(facts: Facts, lengths: ExampleLengths | None, training: TrainingSpec) -> Facts:
+    """Return the facts with the tokens that beginnings in common save, as declared; 0 where `lengths` are not
+    known.
+    """
+    if training.share_beginnings == "off" or lengths is None:
+        return facts
+    return replace(facts, shared=lengths.shared(training.seed, training.max_length or facts.max_length))
 
 
 def counted_lengths(mixture: Path, figures: MixtureFigures, training: TrainingSpec) -> ExampleLengths | None:

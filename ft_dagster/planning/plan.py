@@ -25,7 +25,7 @@ from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.question import ProbeCost
 from ft_dagster.planning.methods.resolved import leaves_method_open, lora_settings
 from ft_dagster.planning.methods.training_settings import steps_of
-from ft_dagster.planning.packed_rows import ExampleLengths
+from ft_dagster.planning.packed_rows import ExampleLengths, with_shared
 from ft_dagster.planning.planned_method import PlanContext, PlannedMethod
 from ft_dagster.planning.probe import ProbePlan, leaves_open, plan_probe
 from ft_dagster.planning.probe_advice import advised_probe
@@ -66,9 +66,7 @@ def make_plan(
     if facts.trained_tokens == 0:
         raise UserError("the mixture has no trained token", fix="See the counts of training_mixture")
     decided = tried is not None and tried.method is not None
-    if spec.training.share_beginnings != "off" and context.lengths is not None:
-        capacity = spec.training.max_length or facts.max_length
-        facts = replace(facts, shared=context.lengths.shared(spec.training, capacity))
+    facts = with_shared(facts, context.lengths, spec.training)
     found = survey(spec if tried is None else tried.applied(spec), facts, context, say)
     if leaves_method_open(spec):
         found = _without_obeyed(found)

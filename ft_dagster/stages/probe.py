@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.context import counts_of, facts_of, hardware_of
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.packed_rows import counted_lengths, with_shared
 from ft_dagster.planning.plan import refuse_unasked
 from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.planning.probe import FILE, LONGER, MEASURING, ProbePlan, plan_probe, with_cost
@@ -153,6 +155,10 @@ def _result(
     weights = base.figures["parameters"], base.figures["weights_bytes"]
     counts, folder = counts_of(inputs.training_mixture), context.base_folder(base)
     facts = facts_of(counts, *weights, folder, inputs.context.hardware, leak=inputs.leak)
+    if spec.training.share_beginnings != "off":  # so that what is tried is laid out as it will be trained
+        mixture = inputs.training_mixture
+        lengths = counted_lengths(context.payload(mixture), MixtureFigures.of(mixture), spec.training)
+        facts = with_shared(facts, lengths, spec.training)
     with named_in(context.declared_in):
         found = survey(spec, facts, inputs.context)
     planned = plan_probe(spec, facts, found, settings)

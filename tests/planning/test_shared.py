@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
-from ft_dagster.planning.packed_rows import ExampleLengths
+from ft_dagster.planning.packed_rows import ExampleLengths, counted_lengths, with_shared
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.planned_method import PlanContext
 from ft_dagster.spec.training import TrainingSpec
-from ft_dagster.training.batches.packing import schedule, total_steps
+from ft_dagster.training.batches.beginnings import computed
+from ft_dagster.training.batches.mixture import open_split
+from ft_dagster.training.batches.packing import epoch_bins, schedule, total_steps
 from tests.planning.llama import spec
 from tests.planning.small import given
 from tests.present import present
 from tests.training.batches.made_examples import examples_of
+from tests.training.runs import write_shard
 
 pytestmark = pytest.mark.slow
 ROW = 256
@@ -86,3 +91,22 @@ def test_what_auto_chooses_is_among_the_methods_for_which_it_holds(small: PlanCo
     estimate = planned(small, "on", method="auto").estimate
     assert {"prompt_tuning", "prefix_tuning", "lora_8bit"} <= set(estimate.refused)
     assert estimate.method in {"lora", "full", "qlora"}
+
+
+def test_what_is_counted_of_a_mixture_is_what_its_training_computes(
+    small: PlanContext, tmp_path: Path
+) -> None:
+    rows = [([*range(10, 40), 100 + i, 200 + i], [30, 32]) for i in range(20)]
+    write_shard(tmp_path / "train" / "shard-00000.parquet", "train", 0, rows)
+    tokens = {"documents": 20, "examples": 20, "tokens": 640, "trained_tokens": 40, "shards": []}
+    figures = MixtureFigures.from_json({
+        "tokenizer": "", "max_length": 64, "seed": 0, "order": "", "longest": 32, "dropped": {},
+        "splits": {"train": {**tokens, "by_source": {}}}, "general_share": {"asked": 0.0, "realized": 0.0},
+    })  # fmt: skip
+    on, off = (TrainingSpec.model_validate({"share_beginnings": said}) for said in ("on", "off"))
+    known = replace(given(small, 400), tokens=640, max_length=64)
+    train = present(open_split(tmp_path, "train", tmp_path)).sharing(64)
+    bins = epoch_bins(train.lengths, train.shards, 64, on.seed, 0, train.beginnings)
+    taken = sum(computed(train.parts(ordinals)) for ordinals in bins)
+    assert with_shared(known, counted_lengths(tmp_path, figures, on), on).computed == taken < 320
+    assert with_shared(known, counted_lengths(tmp_path, figures, off), off) == known
