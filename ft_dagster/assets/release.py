@@ -53,6 +53,7 @@ ANSWERS = ("made by", "questions", "how", "seconds", "digest")
 VERSIONS = ("task", "version", "score", "interval", "questions")  # of COURSE: the report has all
 LOG = ("version", "action", "when (UTC)", "by", "reason")
 MAY_SERVE = "may_serve"  # metadata: whether the version might be served when it was shown
+SIGNED = "signed"  # metadata: whose signature counts on the log's entry
 LOG_ENTRIES = "log_entries"  # metadata: how many entries the log had when it was shown
 
 
@@ -160,6 +161,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         "version": entry.version,
         "production": production or "none yet",
         MAY_SERVE: may_serve_words(done.unserved),
+        SIGNED: entry.signed,
         "report": keep_report(workspace.settings, workspace.key, entry.version),
         "owners": ", ".join(workspace.spec.owners),
     }
@@ -216,6 +218,7 @@ def _served(stored: VersionFiles, done: ReleaseEntry) -> Metadata:
         "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
         "history": table(LOG, _log(stored.past), ALONE),
         "outcome": verdict_word(verdict),
+        SIGNED: done.signed,
         LOG_ENTRIES: len(stored.past),
     }
     picture = interval_pictures(verdict.rules)
@@ -235,6 +238,7 @@ def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> Metadata:
         "history": table(LOG, _log(past), ALONE),
         "version": newest.version,
         "production": newest.production or "none yet",
+        SIGNED: newest.signed,
         LOG_ENTRIES: len(past),
     }
     result = Result(str(key), None, status=status_of(past, newest))

@@ -110,12 +110,13 @@ def rollback(
 @app.command(rich_help_panel=RELEASING)
 def history(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     """Show all releases, promotions and rollbacks of a variant, oldest first."""
-    from ft_dagster.lineage.log import UNCOUNTED, read_log
+    from ft_dagster.lineage.log import read_log, uncounted_words
     from ft_dagster.lineage.served import aliases
     from ft_dagster.report.figures import HISTORY, history_rows
 
     settings, key = _released(context, variant)
-    log = read_log(settings.open_store(), _prefix(key))
+    store = settings.open_store()
+    log = read_log(store, _prefix(key))
     past, named = log.entries, aliases(log.entries)
     if as_json:
         entries = [entry.to_json() for entry in past]
@@ -126,8 +127,8 @@ def history(context: typer.Context, variant: Key, as_json: Json = False) -> None
     show_rows(HISTORY, [["-" if cell is None else str(cell) for cell in row] for row in history_rows(past)])
     for name, version in named.items():
         out.print(f"{name}: {'none' if version is None else f'version {version}'}", highlight=False)
-    for file in log.uncounted:
-        tell(f"{file}: an entry {UNCOUNTED}")
+    for said in uncounted_words(store, _prefix(key), log):
+        tell(said)
 
 
 def _declared(context: typer.Context, variant: str) -> tuple[Settings, Declared]:

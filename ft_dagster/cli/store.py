@@ -169,8 +169,8 @@ def gc(
     from ft_dagster.lineage.garbage_collection import Outcome, collect
     from ft_dagster.lineage.idle_runs import remove_run
     from ft_dagster.lineage.reachable import unreached
+    from ft_dagster.store.blobs import SHARED
     from ft_dagster.store.contents import contents_of
-    from ft_dagster.store.heads import SHARED
     from ft_dagster.store.make import is_being_made
 
     settings = load_settings(context.obj)

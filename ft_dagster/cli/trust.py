@@ -1,4 +1,4 @@
-"""Defines commands about signatures: trust new-key, list, unsigned, sign, witness, proof."""
+"""Defines commands about signatures: those of `ft-dagster trust`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.lineage.statements import Statement
+    from ft_dagster.provenance.witnessed import Listed
 
 trust = typer.Typer(
     help="Signatures: whose count, what bears none, and keys to sign by.", no_args_is_help=True
@@ -86,6 +87,8 @@ def new_key(
 @trust.command("list")
 def list_keys(context: typer.Context, as_json: Json = False) -> None:
     """Show whose signatures count, and by which key this process signs."""
+    from ft_dagster.provenance.signing import RELEASE
+
     store = load_settings(context.obj).open_store()
     root = store.trust
     if root is None:
@@ -104,16 +107,25 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
             "begins": key.begins.date().isoformat(),
             "ends": None if key.ends is None else key.ends.date().isoformat(),
             "revoked": key.revoked,
+            "kept": None if key.kept is None else key.kept._asdict(),
             "signs_here": key.id == here,
         }
         for key in root.keys
     ]
     if as_json:
-        print_json({"version": root.version, "unsigned": root.unsigned, "keys": keys})
+        print_json(
+            {
+                "version": root.version,
+                "unsigned": root.unsigned,
+                "keys": keys,
+                "release_threshold": root.needs(RELEASE),
+            }
+        )
         return
     table = Table("key", "role", "id", "from", "to", "", box=SIMPLE_HEAD)
     for key in keys:
-        more = "revoked" if key["revoked"] else "signs here" if key["signs_here"] else ""
+        kept = f" but for checkpoint {key['kept']['number']}" if key["kept"] else ""
+        more = f"revoked{kept}" if key["revoked"] else "signs here" if key["signs_here"] else ""
         role = key["role"] if key["person"] is None else f"{key['role']} ({key['person']})"
         table.add_row(key["name"], role, key["id"][:16], key["begins"], key["ends"] or "", more)
     show(table)
@@ -170,6 +182,37 @@ def sign(
 
 
 @trust.command()
+def countersign(
+    context: typer.Context,
+    variant: Key,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign the entry of a variant's release log that waits for more signatures, by another key.
+
+    Where `threshold` of trust.yaml asks for several, an entry counts once as many have signed it.
+    """
+    from ft_dagster.lineage.log import countersign as sign_too
+    from ft_dagster.lineage.log import read_log, waiting
+
+    store, prefix = load_settings(context.obj).open_store(), VariantKey.parse(variant).prefix
+    waits = waiting(store, prefix, read_log(store, prefix))
+    if waits is None:
+        fix = "See `ft-dagster history` for what stands"
+        raise UserError("no entry of this variant waits for a signature", value=variant, fix=fix)
+    if not as_json:
+        entry = waits.entry
+        tell(f"{store.uri(waits.path)}: {waits.words}\n  export {entry.export}\n  reason: {entry.reason}")
+    if not yes and not as_json and not typer.confirm("Sign it?"):
+        raise typer.Exit(1)
+    lacks = sign_too(store, prefix, waits)
+    if as_json:
+        print_json({"file": store.uri(waits.path), "lacks": lacks, "entry": waits.entry.to_json()})
+    else:
+        tell(f"Signed: it waits for {lacks} more" if lacks else "Signed: it counts")
+
+
+@trust.command()
 def witness(context: typer.Context, as_json: Json = False) -> None:
     """Tell the witnesses of trust.yaml how far each release log is, and begin those that are new.
 
@@ -203,6 +246,30 @@ def witness(context: typer.Context, as_json: Json = False) -> None:
 
 
 @trust.command()
+def checkpoints(
+    context: typer.Context,
+    last: Annotated[int, typer.Option(min=1, help="How many of each witness")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the newest checkpoints of each witness: what a revoked key signed may stand up to one of them.
+
+    The dates are what their signers wrote; their order is that of the witness.
+    """
+    settings = load_settings(context.obj)
+    witnesses = settings.open_store().witnesses
+    found = [] if witnesses is None else list(witnesses.checkpoints(last))
+    if as_json:
+        print_json({"checkpoints": [_listed(one) for one in found]})
+        return
+    if not found:
+        tell("No witness was told of anything: see `ft-dagster trust witness`")
+    for one in found:
+        number, sha256 = one.position
+        by = f"{one.at.isoformat(timespec='seconds')}, {counted(one.logs, 'log')}, signed by {one.by}"
+        tell(f"{one.witness}: {by}\n  revoked: {{witnessed: {number}, sha256: {sha256}}}")
+
+
+@trust.command()
 def proof(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     """Show what proves to a tenant how far a witness knows the release log of a variant, without the others'.
 
@@ -222,6 +289,12 @@ def proof(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     for url, one in found.items():
         _, entries, newest = one["leaf"].split(":")
         tell(f"{url} knows {counted(int(entries), 'entry', 'entries')} of {variant}; the newest is {newest}")
+
+
+def _listed(one: Listed) -> dict[str, str | int]:
+    number, sha256 = one.position
+    said: dict[str, str | int] = {"witness": one.witness, "number": number, "sha256": sha256}
+    return {**said, "at": one.at.isoformat(), "signed_by": one.by, "logs": one.logs}
 
 
 def _shown(file: str, one: Statement) -> dict[str, str]:

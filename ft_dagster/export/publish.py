@@ -13,10 +13,11 @@ from typing import NamedTuple
 from ft_dagster.data.sources.hub import hub_errors
 from ft_dagster.data.sources.locations import HUB_ID
 from ft_dagster.errors import UserError
-from ft_dagster.export.weights_signature import sign_weights
+from ft_dagster.export.weights_signature import FILE as MODEL_SIG
+from ft_dagster.export.weights_signature import can_sign, sign_weights
 from ft_dagster.extras import of_train
 from ft_dagster.lineage.release import export_of, history
-from ft_dagster.lineage.served import aliases
+from ft_dagster.lineage.served import aliases, versions_in
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 
@@ -82,22 +83,27 @@ def _copy(settings: Settings, key: VariantKey, version: int | None, folder: Path
         raise UserError("no version is in production", value=str(key), fix=fix)
     export = export_of(store, key.prefix, version, settings.cache_folder)
     lies = export.folder(store, settings.cache_folder)
+    entry = versions_in(history(store, key.prefix))[version]
+    signer = None if store.trust is None else store.trust.signer
+    files = "these files are unsigned"
+    if signer is not None and can_sign(signer):
+        files = f"these files are signed by {signer.key.name} (`{MODEL_SIG}`)"
     try:
         shutil.copytree(lies / "payload", folder, dirs_exist_ok=True)
         for name in BESIDE:
             if (lies / "evidence" / name).is_file():
                 shutil.copyfile(lies / "evidence" / name, folder / name)
         if (folder / CARD).is_file():
-            card = with_version((folder / CARD).read_text("utf-8"), version)
+            card = with_version((folder / CARD).read_text("utf-8"), version, f"{entry.signed}; {files}")
             (folder / CARD).write_text(card, "utf-8")
-        if store.trust is not None and store.trust.signer is not None:
-            sign_weights(store.trust.signer, folder)
+        if signer is not None:
+            sign_weights(signer, folder)
     except OSError as error:
         said = error.strerror or f"{error}"
         raise UserError(f"cannot be written: {said}", value=str(folder), fix="Name another folder") from None
     return version, export.digest
 
 
-def with_version(card: str, version: int) -> str:
-    """Return a card with the number of its version: it was written before there was one."""
-    return UNNUMBERED.sub(f"| version | {version} |", card)
+def with_version(card: str, version: int, signed: str) -> str:
+    """Return a card with the number of its version, and with who signed: it was written before either."""
+    return UNNUMBERED.sub(f"| version | {version} |\n| release | {signed} |", card)

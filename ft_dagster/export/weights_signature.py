@@ -20,6 +20,11 @@ _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PREDICATE = "https://model_signing/signature/v1.0"
 
 
+def can_sign(signer: Signer) -> bool:
+    """Say whether a key is on an elliptic curve of the format (P-256, P-384)."""
+    return _hint(signer.key.pem) is not None
+
+
 def sign_weights(signer: Signer, folder: Path) -> bool:
     """Write the signature of a folder's files into it; False, with nothing written, for a key that is not on
     an elliptic curve of that format (P-256, P-384). Raises UserError where the key may not sign now.

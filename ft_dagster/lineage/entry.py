@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import newer_error, refuse_newer
+from ft_dagster.store.release_chain import MANIFESTS
 
 SCHEMA_VERSION = 3
 Action = Literal["release", "promote", "rollback"]
@@ -16,7 +17,7 @@ PROMOTE: Action = "promote"
 ROLLBACK: Action = "rollback"
 ACTIONS: tuple[Action, ...] = get_args(Action)
 # What only entries of one action have.
-_BOUND = ("export_manifest", "evaluation_manifest", "certificate")  # since schema 3
+_BOUND = (*MANIFESTS, "certificate")  # since schema 3
 _OWN: dict[Action, tuple[str, ...]] = {
     RELEASE: ("verdict", "gates", "run_id", *_BOUND),
     PROMOTE: ("forced",),
@@ -37,7 +38,8 @@ class ReleaseEntry:
     schema 3), and `unmeasured`: why it could not be held against the version in production, where it could
     not. Of a promotion and a rollback: whether it was `forced`, and the rollbacks of releases beneath it in
     spite of which it was (`accepted`). Of a rollback: `from_version`, the one served before.
-    `by_name_alone`, in no file: whether an approver's key ought to have signed what `by` did, and has not.
+    In no file are `by_name_alone`, whether an approver's key ought to have signed what `by` did, and has not,
+    and `signed_by`: what the trust root calls the keys by which it is signed.
     """
 
     action: Action
@@ -66,17 +68,23 @@ class ReleaseEntry:
     accepted: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
     by_name_alone: bool = field(default=False, compare=False)
+    signed_by: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def doubt(self) -> str | None:
         """Return why a named approver has to decide on it; None where nobody has to."""
         return f"nothing passes unmeasured: {self.unmeasured}" if self.unmeasured else None
 
+    @property
+    def signed(self) -> str:
+        """Say whose signature counts on it, in words."""
+        return f"signed by {' and '.join(self.signed_by)}" if self.signed_by else "unsigned"
+
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is stored: without what only other actions have."""
         others = {name for action in ACTIONS if action != self.action for name in _OWN[action]}
         others -= {"forced"} if self.forced else set()
-        others |= {"by_name_alone", *(name for name in _IF_ANY if not getattr(self, name))}
+        others |= {"by_name_alone", "signed_by", *(name for name in _IF_ANY if not getattr(self, name))}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def then(
@@ -103,6 +111,8 @@ class ReleaseEntry:
             export_manifest=None,
             evaluation_manifest=None,
             certificate=None,
+            signed_by=(),
+            by_name_alone=False,
         )
 
     @classmethod

@@ -30,9 +30,8 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact
 from ft_dagster.store.attempts import digests_folder, note_digest
-from ft_dagster.store.blobs import Store
+from ft_dagster.store.blobs import SHARED, Store
 from ft_dagster.store.committed import committed_in
-from ft_dagster.store.heads import SHARED
 
 CORPORA = f"{SHARED}/corpora"
 PLACES = "places"  # a figure: stage -> [prefix, key] of inputs that are another variant's

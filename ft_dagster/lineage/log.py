@@ -21,15 +21,16 @@ from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry, broken_entry
-from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.provenance.signing import RELEASE as RELEASED
+from ft_dagster.provenance.signing import TrustedKey
 from ft_dagster.provenance.witnessed import Seen
 from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.numbered import numbered
+from ft_dagster.store.release_chain import CHAINED, FOLDER, link_after, signed_of
 from ft_dagster.store.signatures import moment, require, sign, signers
 from ft_dagster.strict_json import loads
 
-CHAINED = 3  # the first schema whose entries name what stands before them
 HEAD = "head.json"
 AT_ONCE = 64  # entries read from a remote store together
 RESTORE = "Restore the log's folder from a backup"
@@ -63,6 +64,22 @@ class ReleaseLog:
     hashes: list[str]
     link: str | None
     uncounted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Holds an entry that keys signed (`by`), and that counts once as many more have as it `lacks`."""
+
+    path: str
+    content: bytes
+    entry: ReleaseEntry
+    by: tuple[TrustedKey, ...]
+    lacks: int
+
+    @property
+    def words(self) -> str:
+        entry, more = self.entry, f"{self.lacks} more signature{'' if self.lacks == 1 else 's'}"
+        return f"{entry.action} of version {entry.version} by {entry.by} waits for {more}"
 
 
 def read_log(store: Store, prefix: str) -> ReleaseLog:
@@ -110,10 +127,10 @@ def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]
         if content is None:
             gone = "this entry of a release log is missing"
             raise UserError(gone, file=store.uri(path), fix=RESTORE)
-        entry = _entry(store, prefix, path, content, hashes)
-        if entry.schema_version >= CHAINED and not head.entries:  # the first one before its head
-            uncounted.append(store.uri(path))
+        if not head.entries and _parsed(store, path, content).schema_version >= CHAINED:
+            uncounted.append(store.uri(path))  # the first one before its head
             continue
+        entry = _with_signers(store, prefix, path, content, hashes)
         if entry.variant != variant_of(prefix):
             another = f"an entry of another variant's release log ({entry.variant})"
             raise UserError(another, file=store.uri(path), fix=RESTORE)
@@ -141,10 +158,61 @@ def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> R
     if store.witnesses is not None:
         store.witnesses.refuse_behind({prefix: (log.hashes, store.uri(folder_of(prefix)))})
     sign(store, prefix, content, RELEASED)
-    if not store.create_exclusively(entry_path(prefix, number), content):
+    created = store.create_exclusively(entry_path(prefix, number), content)
+    if waits := waiting(store, prefix, log):
+        fix = f"Have it signed by `ft-dagster trust countersign {entry.variant}`, or delete the file"
+        raise UserError(waits.words, file=store.uri(waits.path), fix=fix)
+    if not created:
         return None
     _mark(store, prefix, number, content)
-    return linked
+    return _with_signers(store, prefix, entry_path(prefix, number), content, log.hashes)
+
+
+def waiting(store: Store, prefix: str, log: ReleaseLog) -> Waiting | None:
+    """Return the entry after a log that some have signed, and more have to; None where there is none."""
+    trust, number = store.trust, len(log.entries) + 1
+    if trust is None or not trust.refuses or trust.needs(RELEASED) < 2:
+        return None
+    path = entry_path(prefix, number)
+    (content,) = store.read_each([path])
+    if content is None or marked(store, prefix) >= number:
+        return None
+    entry = _parsed(store, path, content)
+    by = signers(store, prefix, content, RELEASED, moment(entry.at))
+    lacks = trust.lacks(RELEASED, by)
+    return Waiting(path, content, entry, by, lacks) if by and lacks else None
+
+
+def countersign(store: Store, prefix: str, seen: Waiting) -> int:
+    """Sign the entry that waits after a log, and write the head where nobody more has to; return how many
+    have to. Raises UserError where it is not the one that was `seen`, does not fit, or this key signed it.
+    """
+    log = read_log(store, prefix)
+    waits, file, trust = waiting(store, prefix, log), store.uri(seen.path), store.trust
+    if waits is None or waits.content != seen.content or trust is None:
+        raise UserError("another entry than was shown", file=file, fix="Look at it again")
+    if waits.entry.variant != variant_of(prefix):
+        raise UserError(f"an entry of another variant ({waits.entry.variant})", file=file, fix=RESTORE)
+    _check_versions(waits.entry, log.entries, file)
+    _check_link(waits.entry, log.entries, log.hashes, file)
+    own = None if trust.signer is None else trust.signer.key
+    if own is not None and trust.lacks(RELEASED, [*waits.by, own]) == waits.lacks:
+        fix = "Have somebody else sign it, by a key of their own"
+        raise UserError(f"{own.person or own.name} signed this already", file=file, fix=fix)
+    if store.witnesses is not None:
+        store.witnesses.refuse_behind({prefix: (log.hashes, store.uri(folder_of(prefix)))})
+    sign(store, prefix, waits.content, RELEASED)
+    left = waiting(store, prefix, log)
+    if left is None:
+        _mark(store, prefix, len(log.entries) + 1, waits.content)
+    return 0 if left is None else left.lacks
+
+
+def uncounted_words(store: Store, prefix: str, log: ReleaseLog) -> list[str]:
+    """Say of each file after a log why it does not count."""
+    waits = waiting(store, prefix, log)
+    said = {} if waits is None else {store.uri(waits.path): waits.words}
+    return [f"{file}: {said.get(file, f'an entry {UNCOUNTED}')}" for file in log.uncounted]
 
 
 def adopt(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> ReleaseEntry | None:
@@ -156,7 +224,7 @@ def adopt(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> Re
     (content,) = store.read_each([path])
     if content is None or marked(store, prefix) >= number:
         return None
-    found = _entry(store, prefix, path, content, log.hashes)
+    found = _with_signers(store, prefix, path, content, log.hashes)
     same = replace(entry, at=found.at, entry=found.entry, run_id=found.run_id, previous=log.link)
     if same != found:
         said = f"{found.action} of version {found.version} by {found.by}"
@@ -200,17 +268,15 @@ def _head(store: Store, prefix: str) -> _Head:
 
 
 def folder_of(prefix: str) -> str:
-    return f"{prefix}/releases"
+    return f"{prefix}/{FOLDER}"
 
 
 def entry_path(prefix: str, number: int) -> str:
-    return f"{folder_of(prefix)}/{number:06d}.json"
+    return numbered(folder_of(prefix), number)
 
 
 def _link(entries: Sequence[ReleaseEntry], hashes: Sequence[str]) -> str | None:
-    if not entries:
-        return None
-    return hashes[-1] if entries[-1].schema_version >= CHAINED else sha256_json(list(hashes))
+    return link_after(entries[-1].schema_version, hashes) if entries else None
 
 
 def _check_link(
@@ -255,28 +321,25 @@ def _contents(store: Store, prefix: str, count: int, *, recalled: bool = False) 
         )
 
 
-def signed_of(entry: ReleaseEntry, content: bytes, before: Sequence[str]) -> bytes:
-    """Return what is signed of an entry: its bytes. Of one that does not name what stands before it, its hash
-    with its number and theirs (`before`), for it would fit anywhere else.
-    """
-    if entry.schema_version >= CHAINED:
-        return content
-    own = hashlib.sha256(content).hexdigest()
-    return as_stored({"entry": len(before) + 1, "sha256": own, "after": sha256_json(list(before))})
-
-
-def _entry(store: Store, prefix: str, path: str, content: bytes, before: Sequence[str]) -> ReleaseEntry:
-    """Return an entry, with whether the signature is that of who it names. Raises UserError for one that
-    bears none where it needs one. `before`: the sha256 of each entry before it.
-    """
+def _parsed(store: Store, path: str, content: bytes) -> ReleaseEntry:
     file = store.uri(path)
     try:
-        found = ReleaseEntry.from_json(loads(content), file=file)
+        return ReleaseEntry.from_json(loads(content), file=file)
     except ValueError:
         raise broken_entry(file) from None
+
+
+def _with_signers(
+    store: Store, prefix: str, path: str, content: bytes, before: Sequence[str]
+) -> ReleaseEntry:
+    """Return an entry, with who signed it, and whether who it names did. Raises UserError for one that bears
+    no signature where it needs one, or too few. `before`: the sha256 of each entry before it.
+    """
+    found = _parsed(store, path, content)
     if store.trust is None:
         return found
-    at, signed = moment(found.at), signed_of(found, content, before)
-    require(store, prefix, signed, RELEASED, at, where=file)
-    by = {key.person for key in signers(store, prefix, signed, RELEASED, at)}
-    return replace(found, by_name_alone=store.trust.has_approvers and found.by not in by)
+    at, signed = moment(found.at), signed_of(found.schema_version, content, before)
+    require(store, prefix, signed, RELEASED, at, where=store.uri(path))
+    keys = signers(store, prefix, signed, RELEASED, at)
+    by_name_alone = store.trust.has_approvers and found.by not in {key.person for key in keys}
+    return replace(found, by_name_alone=by_name_alone, signed_by=tuple(key.name for key in keys))

@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import entry_path, read_log, signed_of
+from ft_dagster.lineage.log import entry_path, read_log
 from ft_dagster.provenance.signing import MANIFEST, RELEASE, TOMBSTONE, TRUST_FILE, Trust
 from ft_dagster.store.artifacts import Artifact, Removed
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.contents import contents_of
+from ft_dagster.store.release_chain import signed_of
 from ft_dagster.store.signatures import moment, sign, signers
 
 _ENTRY = re.compile(r"(?P<prefix>tenants/[^/]+/[^/]+)/releases/[0-9]{6}\.json")
@@ -65,9 +66,11 @@ def statements(store: Store, tenant: str | None = None) -> Iterator[Statement]:
 
 
 def unsigned(store: Store, tenant: str | None = None) -> Iterator[Statement]:
-    """Yield the statements that bear no signature that counts."""
+    """Yield the statements that bear no signature that counts, or too few."""
+    trust = store.trust
     for one in statements(store, tenant):
-        if not signers(store, one.prefix, one.content, one.kind, one.at):
+        by = signers(store, one.prefix, one.content, one.kind, one.at)
+        if trust is None or trust.lacks(one.kind, by):
             yield one
 
 
@@ -86,7 +89,7 @@ def sign_history(store: Store, tenant: str | None = None) -> Iterator[Statement]
         )
     for one in unsigned(store, tenant):
         sign(store, one.prefix, one.content, one.kind)
-        if not signers(store, one.prefix, one.content, one.kind, one.at):
+        if trust.signer.key not in signers(store, one.prefix, one.content, one.kind, one.at):
             fix = f"See from when to when {trust.signer.key.name} may sign, in {TRUST_FILE}"
             problem = "the signature does not count"
             raise UserError(problem, file=store.uri(one.path), value=one.at.isoformat(), fix=fix)
@@ -104,7 +107,7 @@ def _of_log(store: Store, prefix: str) -> Iterator[Statement]:
     log = read_log(store, prefix)
     for number, entry in enumerate(log.entries, 1):
         path = entry_path(prefix, number)
-        signed = signed_of(entry, store.read(path), log.hashes[: number - 1])
+        signed = signed_of(entry.schema_version, store.read(path), log.hashes[: number - 1])
         yield Statement(path, prefix, signed, RELEASE, moment(entry.at))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.witnessed import Position
 from ft_dagster.strict_json import loads
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ _OTHERS = 0o077
 @dataclass(frozen=True)
 class TrustedKey:
     """Holds a public key and what its signature stands for. `person`: of an approver, who signs by it.
-    `revoked`: nothing that it signed counts. `uri`: of the service that has the private key, where one has.
+    `revoked`: nothing that it signed counts, but for what a witness had seen by the checkpoint `kept`, where
+    one is given. `uri`: of the service that has the private key, where one has.
     """
 
     name: str
@@ -60,6 +62,7 @@ class TrustedKey:
     person: str | None = None
     revoked: bool = False
     uri: str | None = None
+    kept: Position | None = None
 
     @cached_property
     def public(self) -> SSlibKey:
@@ -129,8 +132,9 @@ class Signer:
 class Trust:
     """Holds a trust root: whose signatures count, and whether what bears none counts as well (`unsigned`).
     `witnesses`: addresses of who is told of release logs, see `store.witness`; `strict`: nothing is released
-    while one of them cannot be reached. `signer`: by which key this process signs; None: by none. `known`:
-    what was verified, by kind and sha256.
+    while one of them cannot be reached. `signer`: by which key this process signs; None: by none.
+    `thresholds`: how many have to sign, by kind of statement, where it is more than one. `known`: what was
+    verified, by kind and sha256.
     """
 
     file: Path
@@ -140,6 +144,7 @@ class Trust:
     witnesses: tuple[str, ...] = ()
     strict: bool = False
     signer: Signer | None = None
+    thresholds: Mapping[str, int] = field(default_factory=dict)
     known: dict[tuple[str, str], tuple[TrustedKey, ...]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -159,15 +164,27 @@ class Trust:
         """Say whether the signature of this process would count on a statement."""
         return self.signer is not None and self.signer.key.role in COUNT[kind]
 
+    def needs(self, kind: str) -> int:
+        """Return how many have to sign a kind of statement."""
+        return self.thresholds.get(kind, 1)
+
+    def lacks(self, kind: str, by: Iterable[TrustedKey]) -> int:
+        """Return how many more have to sign a statement that these keys signed; a person counts once, and an
+        auditor for all.
+        """
+        who = {key.person or key.id for key in by}
+        return 0 if any(key.role == "auditor" for key in by) else max(0, self.needs(kind) - len(who))
+
     def counting(self) -> list[TrustedKey]:
-        """Return the keys whose signatures count."""
-        return [key for key in self.keys if not key.revoked]
+        """Return the keys whose signatures count; of a revoked one, those on what a witness had seen."""
+        return [key for key in self.keys if not key.revoked or key.kept is not None]
 
     def signers(
         self, content: bytes, kind: str, at: datetime, envelopes: Iterable[bytes], *, revoked: bool = False
     ) -> tuple[TrustedKey, ...]:
         """Return the keys by which a statement of this time is signed in envelopes; what is none is passed
-        over. `revoked`: those by keys that are revoked, too.
+        over. Of a revoked key that keeps what a witness had seen, whoever calls asks for that (see
+        `store.signatures`). `revoked`: those by keys that are revoked, too.
         """
         from securesystemslib.dsse import Envelope
         from securesystemslib.exceptions import Error
@@ -215,7 +232,7 @@ def load_signer(said: str, keys: Iterable[TrustedKey], project: Path) -> Signer:
 
     text = signing_key_text(said)
     file = VARIABLE if text else project / os.path.expanduser(said)  # which leaves what it does not know
-    content = said.encode() if text else _private(Path(file))
+    content = said.encode() if text else read_private(Path(file))
     try:
         private = load_pem_private_key(content, None)
         signer = CryptoSigner(private)  # which refuses other kinds
@@ -249,23 +266,23 @@ def _by_service(uri: str, keys: Iterable[TrustedKey]) -> Signer:
         raise UserError(str(error), field="signing_key", value=uri, fix=fix) from None
 
 
-def _private(file: Path) -> bytes:
-    """Read a file that this user alone may read. Raises UserError."""
+def read_private(file: Path, field: str = "signing_key", what: str = "private key") -> bytes:
+    """Read a file that this user alone may read. Raises UserError, naming `field` and `what` it is."""
     try:
         mode = file.stat().st_mode
         content = file.read_bytes() if stat.S_ISREG(mode) else b""
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
-        raise UserError(problem, file=file, field="signing_key", fix="Name the key's file") from None
+        raise UserError(problem, file=file, field=field, fix=f"Name the file of the {what}") from None
     if not stat.S_ISREG(mode):
-        raise UserError("not a regular file", file=file, field="signing_key", fix="Name the key's file")
+        raise UserError("not a regular file", file=file, field=field, fix=f"Name the file of the {what}")
     if stat.S_IMODE(mode) & _OTHERS:
         raise UserError(
-            "others may read this private key",
+            f"others may read this {what}",
             file=file,
-            field="signing_key",
+            field=field,
             value=oct(stat.S_IMODE(mode)),
-            fix=f"chmod 600 {file}, and change the key where others may have read it",
+            fix=f"chmod 600 {file}, and change the {what.rpartition(' ')[2]} where others may have read it",
         )
     return content
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 Logs = Mapping[str, tuple[Sequence[str], str]]  # by prefix: the sha256 of each entry, and the log's place
@@ -15,8 +16,35 @@ class Seen(NamedTuple):
     sha256: str
 
 
+class Position(NamedTuple):
+    """Names a checkpoint of a witness: its number there, and the sha256 of the statement in it."""
+
+    number: int
+    sha256: str
+
+
+class Listed(NamedTuple):
+    """Describes a checkpoint. `witness`: its address; `at`, `by`: when, and by which key, it says that it was
+    signed; `logs`: how many it knows.
+    """
+
+    witness: str
+    position: Position
+    at: datetime
+    by: str
+    logs: int
+
+
 class LogWitness(Protocol):
     """Knows, outside the store, how far each release log is."""
+
+    def name_of(self, prefix: str) -> str:
+        """Return the name under which witnesses know a log."""
+        ...
+
+    def seen_at(self, position: Position) -> Mapping[str, Seen]:
+        """Return how far each log was at a checkpoint, by its name; nothing where no witness has that."""
+        ...
 
     def refuse_behind(self, logs: Logs, *, begins: bool = False) -> None:
         """Raises UserError for a log that has less than was told, or another; and where nothing was told yet,
@@ -29,6 +57,10 @@ class LogWitness(Protocol):
 
     def proofs(self, prefix: str) -> dict[str, dict[str, Any]]:
         """Return by witness what proves how far it knows a log."""
+        ...
+
+    def checkpoints(self, last: int) -> Iterator[Listed]:
+        """Yield the newest checkpoints of each witness, the last first."""
         ...
 
     def faults(self, logs: Logs) -> list[str]:

@@ -12,12 +12,20 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.signing import TRUST_FILE, Role, Trust, TrustedKey, load_signer
+from ft_dagster.provenance.signing import RELEASE, TRUST_FILE, Role, Trust, TrustedKey, load_signer
+from ft_dagster.provenance.witnessed import Position
 from ft_dagster.spec.model import SpecModel
 from ft_dagster.spec.validation import validate
 from ft_dagster.spec.yaml_files import read_yaml
 
 SEE_DOCS = "See docs/signing.md for what the field takes"
+
+
+class WitnessedSpec(SpecModel):
+    """Declares the checkpoint of a witness up to which stands what a revoked key signed."""
+
+    witnessed: int = Field(ge=1, description="Its number, as `ft-dagster trust checkpoints` lists it")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of its statement, as it is listed beside it")
 
 
 class TrustKeySpec(SpecModel):
@@ -36,7 +44,11 @@ class TrustKeySpec(SpecModel):
     person: str | None = Field(
         None, min_length=1, description="Of an approver: the name that `release.approvers` lists"
     )
-    revoked: bool = Field(False, description="Nothing that it signed counts, whatever date it bears")
+    revoked: bool | WitnessedSpec = Field(
+        False,
+        description="true: nothing that it signed counts, whatever date it bears; {witnessed, sha256}: "
+        "nothing but what a witness had seen by this checkpoint",
+    )
     uri: str | None = Field(
         None, description="Of a key service that signs by it (awskms:, gcpkms:, azurekms:)"
     )
@@ -63,7 +75,19 @@ class TrustKeySpec(SpecModel):
     def key(self) -> TrustedKey:
         first = datetime.combine(self.begins, time.min, UTC)
         last = None if self.ends is None else datetime.combine(self.ends, time.max, UTC)
-        return TrustedKey(self.name, self.role, self.public, first, last, self.person, self.revoked, self.uri)
+        said = self.revoked
+        kept = Position(said.witnessed, said.sha256) if isinstance(said, WitnessedSpec) else None
+        return TrustedKey(
+            self.name, self.role, self.public, first, last, self.person, bool(said), self.uri, kept
+        )
+
+
+class ThresholdSpec(SpecModel):
+    """Declares how many have to sign a kind of statement, with `unsigned: refused`."""
+
+    release: int = Field(
+        1, ge=1, le=16, description="An entry of a release log: each by a key, or a person, of their own"
+    )
 
 
 class TrustSpec(SpecModel):
@@ -75,9 +99,14 @@ class TrustSpec(SpecModel):
         "accepted", description="What a manifest or an entry of a release log counts as that nobody signed"
     )
     witnesses: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), description="Folders and buckets outside the store that are told how far each release log is"
+        (),
+        description="Who is told, outside the store, how far each release log is: a folder, "
+        "s3://bucket/prefix, git+REPOSITORY, https://host/path",
     )
     strict: bool = Field(False, description="Release nothing while a witness cannot be reached")
+    threshold: ThresholdSpec = Field(
+        default_factory=ThresholdSpec, description="How many have to sign, where it is more than one"
+    )
     keys: tuple[TrustKeySpec, ...] = Field(min_length=1, description="Whose signatures count")
 
     @model_validator(mode="after")
@@ -91,6 +120,14 @@ class TrustSpec(SpecModel):
                 raise ValueError(f"two keys have {what} {twice}")
         if all(key.revoked for key in self.keys):
             raise ValueError("every key is revoked, so that nothing could count")
+        could = len({k.person or k.name for k in self.keys if not k.revoked and k.role != "auditor"})
+        if self.threshold.release > max(1, could):
+            raise ValueError(f"a release needs {self.threshold.release} signatures, and {could} could sign")
+        kept = next((key.name for key in self.keys if isinstance(key.revoked, WitnessedSpec)), None)
+        if kept is not None and not self.witnesses:
+            raise ValueError(
+                f"no witness is listed that could say what {kept} signed before: `revoked: true`"
+            )
         return self
 
 
@@ -122,4 +159,5 @@ def _loaded(project: Path, signing_key: str | None, stamp: tuple[int, int, int])
     said = validate(TrustSpec, read_yaml(file), lambda field: file, SEE_DOCS)
     keys = tuple(each.key for each in said.keys)
     signer = None if signing_key is None else load_signer(signing_key, keys, project)
-    return Trust(file, said.version, keys, said.unsigned, said.witnesses, said.strict, signer)
+    needed = {RELEASE: said.threshold.release}
+    return Trust(file, said.version, keys, said.unsigned, said.witnesses, said.strict, signer, needed)

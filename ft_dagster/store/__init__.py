@@ -2,8 +2,8 @@
 
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
 from ft_dagster.store.attempts import Attempt, begin_attempt, commit_attempt
-from ft_dagster.store.blobs import Store
-from ft_dagster.store.heads import SHARED, read_head, tenant_name, write_head
+from ft_dagster.store.blobs import SHARED, Store
+from ft_dagster.store.heads import read_head, tenant_name, write_head
 from ft_dagster.store.remote_errors import UNREACHED, closed, disk_full, outage, refused, unreachable
 
 __all__ = [

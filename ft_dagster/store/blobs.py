@@ -36,6 +36,7 @@ _READ: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 # s3fs would have it tried five times over, and 25 to read.
 S3_CONFIG = {"response_checksum_validation": "when_required", "read_timeout": 8}
 S3_TRIES = 1
+SHARED = "shared"  # the part of a store that is all tenants'
 PART_BYTES = 16 * 2**20  # of a file that is moved in parts; S3 takes no smaller ones than 5 MiB
 PARTS_AT_ONCE = 4
 MOST_PARTS = 10_000  # of one object, by S3

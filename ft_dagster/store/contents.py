@@ -15,8 +15,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.row_choices import UsageBy
 from ft_dagster.stage_entries import BASE_MODEL, ENTRIES
 from ft_dagster.store.artifacts import Artifact, Place, Removed, stated
-from ft_dagster.store.blobs import Store, StoredFile
-from ft_dagster.store.heads import SHARED, tenant_name
+from ft_dagster.store.blobs import SHARED, Store, StoredFile
+from ft_dagster.store.heads import tenant_name
 
 RECORDS = "records"  # heads, release logs, tries, the package's source
 MANIFEST = "manifest.json"

@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 
 from ft_dagster.errors import UserError
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact
-from ft_dagster.store.blobs import Store
+from ft_dagster.store.blobs import SHARED, Store
 from ft_dagster.store.removal import keep
 
 KEY = re.compile(r"[0-9a-f]{64}")
-SHARED = "shared"  # the part of a store that is all tenants'
 
 
 def tenant_name(tenant: str) -> str:

@@ -9,12 +9,13 @@ which older versions refuse what the manifest does not list.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.signing import MANIFEST, TOMBSTONE, TRUST_FILE, TrustedKey
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.witnessed_files import had_seen
 from ft_dagster.strict_json import loads
 
 FOLDER = "signatures"
@@ -57,17 +58,23 @@ def signers(store: Store, prefix: str, content: bytes, kind: str, at: datetime) 
     if trust is None:
         return ()
     name = kind, hashlib.sha256(content).hexdigest()
-    if name not in trust.known:
-        paths = [_path(prefix, content, key) for key in trust.counting()]
-        found = trust.signers(content, kind, at, store.recall(paths).values())
-        if not found:  # of this host's memory: read what lies there
-            there = _there(store, paths)
-            found = trust.signers(content, kind, at, there.values())
-            if not found:
-                return ()  # an auditor may sign it later
-            store.remember(there)
-        trust.known[name] = found
-    return trust.known[name]
+    if name in trust.known:
+        return trust.known[name]
+
+    def standing(envelopes: Iterable[bytes]) -> tuple[TrustedKey, ...]:
+        by = trust.signers(content, kind, at, envelopes)
+        return tuple(key for key in by if key.kept is None or had_seen(store, key.kept, prefix, *name))
+
+    paths = [_path(prefix, content, key) for key in trust.counting()]
+    found = standing(store.recall(paths).values())
+    if trust.lacks(kind, found):  # of this host's memory: read what lies there
+        there = _there(store, paths)
+        found = standing(there.values())
+        if trust.lacks(kind, found):
+            return found  # an auditor, or somebody else, may sign it later
+        store.remember(there)
+    trust.known[name] = found
+    return found
 
 
 def _there(store: Store, paths: Sequence[str]) -> dict[str, bytes]:
@@ -80,11 +87,16 @@ def _there(store: Store, paths: Sequence[str]) -> dict[str, bytes]:
 
 
 def require(store: Store, prefix: str, content: bytes, kind: str, at: datetime, *, where: str) -> None:
-    """Raises UserError for a statement that bears no signature that counts, where it needs one."""
+    """Raises UserError for a statement that does not bear the signatures that count, where it needs them."""
     trust = store.trust
-    if trust is not None and trust.refuses and not signers(store, prefix, content, kind, at):
+    if trust is None or not trust.refuses:
+        return
+    by = signers(store, prefix, content, kind, at)
+    if lacking := trust.lacks(kind, by):
+        needed = lacking + len(by)
+        few = f"{len(by)} of the {needed} signatures that it needs by {TRUST_FILE}"
         raise UserError(
-            f"nobody whom {TRUST_FILE} trusts signed this",
+            few if by else f"nobody whom {TRUST_FILE} trusts signed this",
             file=where,
             fix="See who wrote it, and delete it or restore it from a backup; where it stood there before "
             "signatures were asked for, an auditor signs it by `ft-dagster trust sign`",

@@ -1,10 +1,10 @@
 """Tells witnesses outside the store how far each release log is, and refuses a log that is behind what one of
 them saw: whoever may write the store alone can then neither cut a log nor go on from an older copy of it.
 
-A witness is a folder or a bucket with numbered files, `checkpoints/000012.json`, each created exclusively:
-the newest has every log that was told of, under an HMAC of its place, with its number of entries and the
-sha256 of the newest. Their Merkle root is in a statement that is signed, and that names the statement before
-it.
+A witness is a folder, a bucket, a branch of a git repository or an HTTP endpoint with numbered files,
+`checkpoints/000012.json`, each created exclusively: the newest has every log that was told of, under an HMAC
+of its place, with its number of entries and the sha256 of the newest. Their Merkle root is in a statement
+that is signed, and that names the statement before it.
 """
 
 from __future__ import annotations
@@ -20,51 +20,79 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ft_dagster.errors import UserError
 from ft_dagster.files import draft_in, put_new, write_whole
 from ft_dagster.provenance.merkle import MerkleTree, leaf_hash
 from ft_dagster.provenance.private_file import make_private
-from ft_dagster.provenance.signing import CHECKPOINT, TRUST_FILE, Signer, Trust, envelope_content
-from ft_dagster.provenance.witnessed import Logs, Seen
+from ft_dagster.provenance.signing import CHECKPOINT, TRUST_FILE, Signer, Trust, TrustedKey, envelope_content
+from ft_dagster.provenance.witnessed import Listed, Logs, Position, Seen
 from ft_dagster.store.blobs import Store, as_stored
-from ft_dagster.store.numbered import highest_number, numbered
+from ft_dagster.store.numbered import Listing, highest_number, numbered
 from ft_dagster.store.remote_errors import outage, unreachable
 from ft_dagster.store.signatures import moment
+from ft_dagster.store.witness_git import SCHEME, GitPlace
+from ft_dagster.store.witness_http import SCHEMES, HttpPlace
 from ft_dagster.strict_json import loads
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
+BEFORE = datetime.min.replace(tzinfo=UTC)
 KEY_FILE = "witness.key"
 KEY_BYTES = 32
 TRIES = 50  # of a number that others were faster to take
+NO_CHECKPOINT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # raised by what is none
 COPY_KEY = f"Copy {KEY_FILE} from the host that began with it, or from a backup, to this keys folder"
 LATER = "`ft-dagster trust witness` tells it later"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Is what a witness knows. `number`: of the newest file, 0 where there is none; `sha256`: of its
-    statement, which is signed in `envelope`.
+    """Is what a witness knows. `number`: of the file, 0 where there is none; `sha256`: of its statement,
+    which is signed in `envelope`; `previous`: that of the statement before it. `at`: when it says that it was
+    written. `key`: by which key it knows logs.
     """
 
     number: int = 0
-    sha256: str | None = None
+    sha256: str = ""
+    previous: str | None = None
+    at: datetime = BEFORE
+    key: str = ""
     logs: Mapping[str, Seen] = field(default_factory=dict)
     envelope: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Place(Listing, Protocol):
+    """Keeps the files of a witness: a folder or a bucket, a git repository, an HTTP endpoint."""
+
+    url: str
+
+    def uri(self, relative: str) -> str:
+        """Return where a person finds a file."""
+        ...
+
+    def read(self, relative: str) -> bytes:
+        """Raises FileNotFoundError."""
+        ...
+
+    def create_exclusively(self, relative: str, content: bytes) -> bool:
+        """Write what is not there yet, whole; whether it was this call that wrote it."""
+        ...
 
 
 @dataclass(frozen=True)
 class Witnesses:
     """Tells the witnesses of a trust root. `key_file`: of the HMAC under which they know a log, one for all
-    hosts of the project. `waiting`: the folder of this host in which it keeps what could not be told.
+    hosts of the project. `waiting`: the folder of this host in which it keeps what could not be told. `read`:
+    what old checkpoints had, by the sha256 of their statements.
     """
 
     trust: Trust
-    places: tuple[Store, ...]
+    places: tuple[Place, ...]
     key_file: Path
     waiting: Path
+    read: dict[str, Mapping[str, Seen]] = field(default_factory=dict, compare=False, repr=False)
 
     def name_of(self, prefix: str) -> str:
         """Return the 64 hexadecimal digits under which witnesses know the log of a part of the store. Raises
@@ -72,7 +100,7 @@ class Witnesses:
         """
         return hmac.new(self._key(), prefix.encode(), hashlib.sha256).hexdigest()
 
-    def newest(self, place: Store) -> Checkpoint:
+    def newest(self, place: Place) -> Checkpoint:
         """Read what a witness knows. Raises UserError where nobody whom the trust root lists signed it, be
         they revoked since: it only holds logs to what was seen; and where it knows less than it did.
         """
@@ -82,23 +110,72 @@ class Witnesses:
             return Checkpoint()
         path = numbered(FOLDER, number)
         try:
-            said = loads(place.read(path))
-            statement = envelope_content(said["envelope"])
-            logs = {str(name): Seen(int(entries), str(sha)) for name, (entries, sha) in said["logs"].items()}
-            facts = loads(statement)
-            holds = (facts["number"], facts["root"]) == (number, _root(logs))
-            at, key = moment(facts["at"]), str(facts["key"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError):
-            holds = False
-        if not holds or not self._is_signed(statement, at, said["envelope"]):
+            found = _read(place.read(path))
+        except (*NO_CHECKPOINT, IsADirectoryError):
+            found = Checkpoint()
+        if found.number != number or not self._signers(found):
             problem = f"nobody whom {TRUST_FILE} lists signed this checkpoint"
             fix = "See who wrote it, and restore the witness from a backup"
             raise UserError(problem, file=place.uri(path), fix=fix)
-        if key != self._key_id():
-            raise UserError(
-                "the witness knows logs by another key", file=self.key_file, value=place.url, fix=COPY_KEY
-            )
-        return Checkpoint(number, hashlib.sha256(statement).hexdigest(), logs, said["envelope"])
+        self._refuse_other_key(found, place.url)
+        return found
+
+    def seen_at(self, position: Position) -> Mapping[str, Seen]:
+        """Return how far each log was at a checkpoint, by its name; nothing, and a warning, where no witness
+        has it now nor this host kept it. Its hash says that it is the one that is meant, whoever signed it.
+        Raises UserError where it knows logs by another key.
+        """
+        if position.sha256 not in self.read:
+            self.read[position.sha256] = self._seen_at(position)
+        return self.read[position.sha256]
+
+    def _seen_at(self, position: Position) -> Mapping[str, Seen]:
+        copy = self.waiting / f"{position.sha256}.checkpoint"
+        path = numbered(FOLDER, position.number)
+        reads: list[Callable[[], bytes]] = [copy.read_bytes]
+        reads += [partial(place.read, path) for place in self.places]
+        for read in reads:
+            try:
+                content = read()
+                found = _read(content)
+            except Exception as error:
+                if not unreachable(error) and not isinstance(error, (*NO_CHECKPOINT, OSError)):
+                    raise
+                continue
+            if (found.number, found.sha256) == position:
+                self._refuse_other_key(found, str(copy))
+                if not copy.exists():
+                    write_whole(copy, content)
+                return found.logs
+        said = f"checkpoint {position.number} ({position.sha256[:12]})"
+        log.warning(
+            "no witness shows %s: nothing that was signed by a key revoked from there on stands", said
+        )
+        return {}
+
+    def checkpoints(self, last: int) -> Iterator[Listed]:
+        """Yield the newest checkpoints of each witness, the last first. Raises UserError as `newest`, and for
+        one that is not the one that the next was written after.
+        """
+        for place in self.places:
+            for found in self._back_from(place, self.newest(place), last):
+                by = " and ".join(key.name for key in self._signers(found)) or "nobody"
+                yield Listed(place.url, Position(found.number, found.sha256), found.at, by, len(found.logs))
+
+    def _back_from(self, place: Place, newest: Checkpoint, last: int) -> Iterator[Checkpoint]:
+        after = newest
+        for number in range(newest.number, max(newest.number - last, 0), -1):
+            path = numbered(FOLDER, number)
+            try:
+                found = newest if number == newest.number else _read(place.read(path))
+            except (*NO_CHECKPOINT, FileNotFoundError, IsADirectoryError):
+                found = Checkpoint()
+            if found.number != number or (found is not newest and found.sha256 != after.previous):
+                problem = f"not the checkpoint that checkpoint {number + 1} was written after"
+                fix = "See who wrote it, and restore the witness from a backup"
+                raise UserError(problem, file=place.uri(path), fix=fix)
+            yield found
+            after = found
 
     def refuse_behind(self, logs: Logs, *, begins: bool = False) -> None:
         """Raises UserError for a release log that has less than a witness saw, or something else there; where
@@ -160,7 +237,7 @@ class Witnesses:
                 )
         return found
 
-    def _refuse_behind(self, place: Store, logs: Logs, *, begins: bool) -> None:
+    def _refuse_behind(self, place: Place, logs: Logs, *, begins: bool) -> None:
         known = self.newest(place)
         if not (known.number or begins):
             fix = "Mount it; or begin it by `ft-dagster trust witness`"
@@ -170,7 +247,7 @@ class Witnesses:
             fix = "Restore the log's folder from a backup, or see which copy of the store is the right one"
             raise UserError(what, file=file, fix=fix)
 
-    def _behind(self, place: Store, known: Mapping[str, Seen], logs: Logs) -> Iterator[tuple[str, str]]:
+    def _behind(self, place: Place, known: Mapping[str, Seen], logs: Logs) -> Iterator[tuple[str, str]]:
         """Yield the place of each log that is behind what a witness knows, and what is wrong with it."""
         for prefix, (hashes, file) in logs.items() if known else ():
             seen = known.get(self.name_of(prefix), Seen(0, ""))
@@ -180,7 +257,7 @@ class Witnesses:
             elif seen.entries and hashes[seen.entries - 1] != seen.sha256:
                 yield file, f"entry {seen.entries} is not the one that the witness {place.url} saw: a fork"
 
-    def _beyond(self, place: Store, known: Mapping[str, Seen], logs: Logs) -> Iterator[tuple[str, str]]:
+    def _beyond(self, place: Place, known: Mapping[str, Seen], logs: Logs) -> Iterator[tuple[str, str]]:
         """Yield the place of each log of which a witness was not told all, and how much it was told."""
         for prefix, (hashes, file) in logs.items():
             told = known[name].entries if known and (name := self.name_of(prefix)) in known else 0
@@ -188,11 +265,18 @@ class Witnesses:
                 says = f"the witness {place.url} was told of {told}"
                 yield file, f"{len(hashes)} entries, and {says}: `ft-dagster trust witness` tells it the rest"
 
-    def _is_signed(self, statement: bytes, at: datetime, envelope: Any) -> bool:
-        stored = [as_stored(envelope)]
-        return bool(self.trust.signers(statement, CHECKPOINT, at, stored, revoked=True))
+    def _signers(self, found: Checkpoint) -> tuple[TrustedKey, ...]:
+        """Return who signed a checkpoint, those that are revoked too."""
+        stored = [as_stored(found.envelope)]
+        statement = envelope_content(found.envelope)
+        return self.trust.signers(statement, CHECKPOINT, found.at, stored, revoked=True)
 
-    def _refuse_fewer(self, place: Store, number: int) -> None:
+    def _refuse_other_key(self, found: Checkpoint, where: str) -> None:
+        if found.key != self._key_id():
+            problem = "the witness knows logs by another key"
+            raise UserError(problem, file=self.key_file, value=where, fix=COPY_KEY)
+
+    def _refuse_fewer(self, place: Place, number: int) -> None:
         """Raises UserError for a witness that knows less than this host saw there; else notes the number."""
         file = self.waiting / f"{hashlib.sha256(place.url.encode()).hexdigest()[:16]}.seen"
         seen = int(file.read_text()) if file.exists() else 0
@@ -203,7 +287,7 @@ class Witnesses:
         if number > seen:
             write_whole(file, f"{number}\n".encode())
 
-    def _add(self, place: Store, added: Mapping[str, Seen]) -> None:
+    def _add(self, place: Place, added: Mapping[str, Seen]) -> None:
         """Write the witness' next checkpoint, unless it knows all of it."""
         for _ in range(TRIES):
             known = self.newest(place)
@@ -215,13 +299,13 @@ class Witnesses:
         fix = "Look who writes there"
         raise UserError(f"others were faster {TRIES} times", file=place.uri(FOLDER), fix=fix)
 
-    def _create(self, place: Store, before: Checkpoint, logs: Mapping[str, Seen]) -> bool:
+    def _create(self, place: Place, before: Checkpoint, logs: Mapping[str, Seen]) -> bool:
         number = before.number + 1
         statement = {
             "schema_version": 1,
             "number": number,
             "at": datetime.now(UTC).isoformat(),
-            "previous": before.sha256,
+            "previous": before.sha256 or None,
             "key": self._key_id(),
             "size": len(logs),
             "root": _root(logs),
@@ -233,7 +317,7 @@ class Witnesses:
         self._refuse_fewer(place, number)
         return True
 
-    def _reached(self, place: Store, do: Callable[[], None]) -> bool:
+    def _reached(self, place: Place, do: Callable[[], None]) -> bool:
         """Say whether a witness could be asked or told. Raises UserError where it has to be."""
         try:
             do()
@@ -277,7 +361,7 @@ class Witnesses:
             draft.write_bytes(os.urandom(KEY_BYTES))
             put_new(draft, self.key_file)
 
-    def _was_told(self, place: Store) -> bool:
+    def _was_told(self, place: Place) -> bool:
         try:
             return highest_number(place, FOLDER) > 0
         except Exception as error:
@@ -306,18 +390,56 @@ def open_witnesses(
     keys; `host`: a folder of this host alone. Raises UserError for one that cannot be opened or lies in the
     store.
     """
-    places = [each if "://" in each else place_of(each) for each in trust.witnesses]
     try:
-        opened = tuple(Store(place, None, host) for place in places)
+        opened = tuple(_opened(each, place_of, keys, host) for each in trust.witnesses)
     except (ValueError, TypeError, ImportError) as error:
-        problem, fix = f"cannot be opened: {error}", "Name a folder or s3://bucket/prefix"
+        problem = f"cannot be opened: {error}"
+        fix = "Name a folder, s3://bucket/prefix, git+REPOSITORY or https://host/path"
         raise UserError(problem, file=trust.file, field="witnesses", fix=fix) from None
+    except UserError as error:
+        raise UserError(
+            error.problem, file=trust.file, field=error.field, value=error.value, fix=error.fix
+        ) from None
     for said, each in zip(trust.witnesses, opened, strict=True):
-        if each.remote == store.remote and f"{each.root}/".startswith(f"{store.root}/"):
+        if _lies_in(each, store):
             fix = "Name a place that whoever writes the store may not write"
             problem = "a witness in the store itself shows nothing"
             raise UserError(problem, file=trust.file, field="witnesses", value=said, fix=fix)
     store.witnesses = Witnesses(trust, opened, keys / KEY_FILE, host / "witness")
+
+
+def _opened(said: str, place_of: Callable[[str], str], keys: Path, host: Path) -> Place:
+    """Open a witness by its address. Raises UserError and ValueError for what is none."""
+    if said.startswith(SCHEME):
+        address = said.removeprefix(SCHEME)
+        whole = address if ":" in address else place_of(address)  # ssh's host:path is one, too
+        copy = hashlib.sha256(whole.encode()).hexdigest()[:16]
+        return GitPlace(SCHEME + whole, host / "witness" / f"{copy}.git")
+    if said.startswith(SCHEMES):
+        return HttpPlace(said, keys)
+    return Store(said if "://" in said else place_of(said), None, host)
+
+
+def _lies_in(place: Place, store: Store) -> bool:
+    if isinstance(place, Store):
+        return place.remote == store.remote and f"{place.root}/".startswith(f"{store.root}/")
+    address = place.url.removeprefix(SCHEME).removeprefix("file://")
+    return isinstance(place, GitPlace) and not store.remote and f"{address}/".startswith(f"{store.root}/")
+
+
+def _read(content: bytes) -> Checkpoint:
+    """Read a checkpoint's file. Raises one of NO_CHECKPOINT for what is none, or whose logs are not those of
+    its statement.
+    """
+    said = loads(content)
+    statement = envelope_content(said["envelope"])
+    facts = loads(statement)
+    logs = {str(name): Seen(int(entries), str(sha)) for name, (entries, sha) in said["logs"].items()}
+    if facts["root"] != _root(logs):
+        raise ValueError("another root")
+    sha256 = hashlib.sha256(statement).hexdigest()
+    at, key = moment(facts["at"]), str(facts["key"])
+    return Checkpoint(facts["number"], sha256, facts["previous"], at, key, logs, said["envelope"])
 
 
 def _is_news(known: Seen | None, seen: Seen) -> bool:

@@ -181,7 +181,7 @@ def _facts(settings: Settings, stored: VersionFiles, spec: VariantSpec) -> list[
     return [
         *facts,
         ("export", entry.export[:DIGITS]),
-        ("released", f"{entry.at} by {entry.by}"),
+        ("released", f"{entry.at} by {entry.by}, {entry.signed}"),
         ("run", entry.run_id or "unknown"),
         ("in production", f"{served_words} by the log up to {moment(stored.past[-1].at)} UTC"),
         ("may be served", _may_serve(settings, stored, entry)),

@@ -79,6 +79,7 @@ ASKED = [
     ["audit", "key", "restore", "{folder}/keys.json"],
     ["trust", "new-key", "builder-2027"],
     ["trust", "list"],
+    ["trust", "checkpoints"],
 ]
 MOVED = ["--base-model", "{folder}/project/models/tiny", "--allow-dropped", "9", "--dry-run"]
 TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -97,7 +98,7 @@ ASKED += [["import", origin, f"{{folder}}/{origin}.yaml", *MOVED] for origin in 
 PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
 LONG = {  # what trains, serves or asks a server; their tables are tested where they are made
     *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay", "audit crossings"),
-    *("canaries plant", "trust proof", "trust sign", "trust unsigned", "trust witness"),
+    *("canaries plant", "trust countersign", "trust proof", "trust sign", "trust unsigned", "trust witness"),
 }
 
 

@@ -46,9 +46,9 @@ def test_it_is_the_payload_of_the_version_in_production(settings: Settings, tmp_
 
 def test_the_card_has_the_number_of_the_version() -> None:
     template = Path(card.__file__).with_name("card.md.jinja").read_text("utf-8")
-    said = with_version(template, 3)
-    assert "\n| version | 3 |\n" in said
-    assert len(said.splitlines()) == len(template.splitlines())
+    said = with_version(template, 3, "unsigned; these files are unsigned")
+    assert "\n| version | 3 |\n| release | unsigned; these files are unsigned |\n" in said
+    assert len(said.splitlines()) == len(template.splitlines()) + 1
 
 
 def test_a_folder_that_holds_something_is_left_alone(settings: Settings, tmp_path: Path) -> None:

@@ -144,7 +144,9 @@ class Pretend:
         figures = {"mean_kl": 0.0}
         certificate = Certificate(payload, request.weights_digest, request.format, figures, EXACT, ())
         write_json(request.evidence / "certificate.json", certificate.to_json())
-        (request.evidence / "README.md").write_text("a card")
+        (request.evidence / "README.md").write_text(
+            "a card\n| version | the one that the release log gives to this payload |\n"
+        )
         return {"format": request.format, "certified": True, "certificate": {}, "measured": measured}
 
 

@@ -101,6 +101,10 @@ def test_an_approval_is_signed_by_who_gives_it(
     assert typed(project, "trust", "unsigned") == "Everything is signed\n"
     typed(project, "publish", str(KEY), "--folder", str(project / "out"))
     assert (project / "out/model.sig").is_file()
+    card = (project / "out/README.md").read_text()
+    assert "| release | signed by books; these files are signed by ann (`model.sig`) |" in card
+    typed(project, "report", str(KEY), "--version", "2", "--to", str(project / "report.html"))
+    assert "signed by books" in (project / "report.html").read_text()
 
 
 @pytest.fixture
@@ -168,6 +172,50 @@ def test_what_a_revoked_key_signed_no_longer_counts_and_is_listed(
     assert one["kind"] == "release"
 
 
+def test_what_a_witness_had_seen_before_a_key_was_stolen_stands(
+    project: Path, keys: Path, witness: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by(monkeypatch, keys, "ann")
+    typed(project, *PROMOTE)
+    before, begun = json.loads(typed(project, "trust", "checkpoints", "--json"))["checkpoints"]
+    assert [(one["number"], one["signed_by"], one["logs"]) for one in (before, begun)] == [
+        (2, "ann", 1),
+        (1, "ours", 1),
+    ]
+    root = project / "trust.yaml"
+    as_it_was = root.read_text()
+    for kept in (before, begun):
+        said = f"revoked: {{witnessed: {kept['number']}, sha256: {kept['sha256']}}}"
+        assert said in typed(project, "trust", "checkpoints")
+        root.write_text(as_it_was.replace("    person: ann\n", f"    person: ann\n    {said}\n"))
+        by(monkeypatch, keys, "ours")
+        if kept is before:
+            assert served(project)["production"] == 3
+            assert typed(project, "trust", "unsigned") == "Everything is signed\n"
+            assert "revoked but for checkpoint 2" in " ".join(typed(project, "trust", "list").split())
+    with pytest.raises(UserError, match=REFUSED):
+        served(project)
+
+
+def test_a_version_that_two_have_to_sign_waits_for_the_second(
+    project: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = project / "trust.yaml"
+    root.write_text(root.read_text().replace("keys:\n", "threshold: {release: 2}\nkeys:\n", 1))
+    by(monkeypatch, keys, "ann")
+    with pytest.raises(UserError, match=r"promote of version 3 by ann waits for 1 more signature"):
+        typed(project, *PROMOTE)
+    assert served(project)["production"] == 2
+    waits = "000004.json: promote of version 3 by ann waits for 1 more signature"
+    assert waits in typed(project, "history", str(KEY))
+    assert waits in verified(project)
+    by(monkeypatch, keys, "ours")
+    assert "it counts" in typed(project, "trust", "countersign", str(KEY), "--yes")
+    assert served(project)["production"] == 3
+    done = CliRunner().invoke(app, ["--project", str(project), "trust", "countersign", str(KEY)])
+    assert "no entry of this variant waits for a signature" in str(done.exception)
+
+
 def test_where_the_key_of_the_only_approver_is_revoked_a_name_approves_nothing(
     project: Path, keys: Path
 ) -> None:
@@ -218,5 +266,10 @@ def test_tenants_read_neither_the_trust_root_nor_a_key(project: Path, keys: Path
 def test_without_keys_verify_says_that_nothing_is_signed(project: Path) -> None:
     assert load_trust(project, None) is None
     assert "nothing is signed: there is no trust.yaml" in verified(project)
+    typed(project, "report", str(KEY), "--version", "2", "--to", str(project / "report.html"))
+    assert ", unsigned" in (project / "report.html").read_text()
+    typed(project, *PROMOTE)
+    typed(project, "publish", str(KEY), "--folder", str(project / "out"))
+    assert "| release | unsigned; these files are unsigned |" in (project / "out/README.md").read_text()
     told: dict[str, Any] = json.loads(typed(project, "trust", "list", "--json"))
     assert told == {"version": None, "unsigned": "accepted", "keys": []}

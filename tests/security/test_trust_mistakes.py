@@ -107,6 +107,20 @@ MISTAKES: dict[str, tuple[Callable[[Site], object], str]] = {
         lambda s: s.list("again", f"as of today\n{s.public}"),
         r"two keys have one public part, of the id [0-9a-f]{64}",
     ),
+    "a checkpoint of no witness": (
+        lambda s: s.change(
+            "person: ann\n", f"person: ann\n  revoked: {{witnessed: 3, sha256: {'a' * 64}}}\n"
+        ),
+        r"no witness is listed that could say what ann signed before: `revoked: true`",
+    ),
+    "a checkpoint by its number alone": (
+        lambda s: s.change("person: ann\n", "person: ann\n  revoked: 3\n"),
+        r"keys\.1\.revoked",
+    ),
+    "more signatures than keys": (
+        lambda s: s.change("keys:", "threshold: {release: 3}\nkeys:"),
+        r"a release needs 3 signatures, and 2 could sign",
+    ),
     "a witness without a name": (lambda s: s.change("keys:", 'witnesses: [""]\nkeys:'), r"witnesses"),
 }
 

@@ -29,7 +29,7 @@ from ft_dagster.audit.index.index import MEMBER, Index, LogEntry, Members, as_me
 from ft_dagster.audit.index.judged import judged_questions
 from ft_dagster.data.rows.dataset_io import ORIGINS
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import CHAINED, ReleaseLog, entry_path, folder_of, read_log
+from ft_dagster.lineage.log import ReleaseLog, entry_path, folder_of, read_log
 from ft_dagster.provenance.merkle import SIZE
 from ft_dagster.records.record_keys import OwnerKeys, keys_of
 from ft_dagster.records.record_tree import RecordTree, TreeHead
@@ -37,6 +37,7 @@ from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, stated
 from ft_dagster.store.make import host_lock
+from ft_dagster.store.release_chain import CHAINED
 from ft_dagster.store.remote_errors import unreachable
 from ft_dagster.strict_json import dumps, loads
 

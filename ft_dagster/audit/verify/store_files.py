@@ -27,7 +27,7 @@ from ft_dagster.audit.index.follow import (
 from ft_dagster.audit.index.index import Indexed, LogEntry, SeenFile, tenant_of
 from ft_dagster.audit.replay.kept_code import kept_code
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import UNCOUNTED, entry_path, folder_of, read_log
+from ft_dagster.lineage.log import entry_path, folder_of, read_log, uncounted_words
 from ft_dagster.lineage.tries import (
     LINEAGE,
     folders_of_tries,
@@ -269,7 +269,7 @@ def _of_log(audit: Audit, prefix: str, name: str, *, known: Sequence[LogEntry]) 
     exports.
     """
     log = read_log(audit.store, prefix)
-    yield from (f"{file}: an entry {UNCOUNTED}. {WHO_WROTE_IT}" for file in log.uncounted)
+    yield from (f"{said}. {WHO_WROTE_IT}" for said in uncounted_words(audit.store, prefix, log))
     yield from _of_known(audit, known, log_entries(prefix, log))
     manifests = defaultdict[str, set[str]](set)  # by digest
     for export in audit.index.of_stage(MODEL_EXPORT.name, prefix):
