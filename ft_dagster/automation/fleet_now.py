@@ -9,6 +9,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
@@ -29,7 +30,7 @@ from ft_dagster.fleet.live_page import Approval, FleetNow, PastRun, RunNow
 from ft_dagster.fleet.picture import FleetPicture, picture_of
 from ft_dagster.fleet.status import StatusRow
 from ft_dagster.launch.leases import of_host
-from ft_dagster.launch.status import Table
+from ft_dagster.launch.status import Holding, Table, Waiting
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
 from ft_dagster.planning.hardware.catalogue import load_catalogue
@@ -39,6 +40,7 @@ from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.store import outage, unreachable
 
 T = TypeVar("T")
+Row = TypeVar("Row", Holding, Waiting)
 QUEUED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
 RUNS = 50  # of each kind that are shown
 LEAST_SECONDS, SHARE = 3.0, 20  # that a reading stands: a twentieth of the time is spent on reading, at most
@@ -162,10 +164,10 @@ class FleetReader:
         queue = dg.RunsFilter(statuses=QUEUED)
         waiting = self.instance.get_run_records(queue, limit=RUNS, ascending=True)
         more = max(0, self.instance.get_runs_count(queue) - len(waiting)) if len(waiting) == RUNS else 0
-        devices = of_host(self.settings.host).table()
+        is_own = own_runs(self.instance, self.settings)
+        devices = self._told_apart(of_host(self.settings.host).table(), is_own)
         held_up = {one.run_id: one.why for one in devices.waiting}
         going = in_progress(self.instance) if waiting else []
-        is_own = own_runs(self.instance, self.settings)
         runs = [self._in_progress(record, held_up) for record in active if is_own(record.dagster_run)]
         for record in waiting:
             if not is_own(record.dagster_run):
@@ -174,6 +176,17 @@ class FleetReader:
             why = activity_of(self.instance, self.settings, run, going).said
             runs.append(RunNow(_name(run), run.run_id, "queued", "", since, waits=why))
         return runs, more, devices
+
+    def _told_apart(self, devices: Table, is_own: Callable[[dg.DagsterRun], bool]) -> Table:
+        """Return the table with the variants of other instances and projects, which share the host's devices
+        and may have the same names, called what they are.
+        """
+        rows = [row for row in (*devices.devices, *devices.waiting) if row.run_id]
+        known = self.instance.get_runs(dg.RunsFilter(run_ids=[row.run_id for row in rows])) if rows else []
+        own = {run.run_id for run in known if is_own(run)} | {""}
+        held = tuple(row if row.run_id in own else _of_others(row) for row in devices.devices)
+        wait = tuple(row if row.run_id in own else _of_others(row) for row in devices.waiting)
+        return replace(devices, devices=held, waiting=wait)
 
     def _in_progress(self, record: dg.RunRecord, held_up: Mapping[str, str]) -> RunNow:
         run = record.dagster_run
@@ -185,6 +198,10 @@ class FleetReader:
 
 def _name(run: dg.DagsterRun) -> str:
     return run.tags.get(VARIANT) or run.job_name
+
+
+def _of_others(row: Row) -> Row:
+    return replace(row, variant=f"{row.variant}, of another instance or project")
 
 
 def _owners(declarations: Declarations, row: StatusRow) -> Sequence[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import dagster as dg
@@ -14,8 +15,12 @@ from ft_dagster.automation.processes.instance import open_instance, submitted, u
 from ft_dagster.automation.processes.own_runs import own_runs
 from ft_dagster.automation.tags import PROJECT_VARIANT, VARIANT, changed_tags
 from ft_dagster.dagster_private import PARTITION
+from ft_dagster.fleet.live_page import FleetQuery, fleet_page
+from ft_dagster.launch.leases import of_host
+from ft_dagster.report.pages.live import as_live_html
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.spec.variant import ResourcesSpec
 from tests.automation.declarations import declare
 from tests.instances import ORIGIN
 
@@ -69,6 +74,26 @@ def test_a_variant_that_only_the_other_project_runs_waits_for_nothing(
 ) -> None:
     run_of(instance, STATUS.QUEUED, ours.project / "elsewhere")
     assert waiting_runs(instance, ours) == {}
+
+
+def test_a_device_that_another_project_holds_is_not_shown_as_a_variant_of_this_one(
+    instance: dg.DagsterInstance, ours: Settings
+) -> None:
+    theirs = run_of(instance, STATUS.STARTED, ours.project / "elsewhere").run_id
+    own = run_of(instance, STATUS.STARTED, ours.project).run_id
+    leases, resources = of_host(ours.host), ResourcesSpec(cpu_slots=1)
+    reader = FleetReader(instance, ours)
+    with ExitStack() as held:
+        for run_id in (theirs, own):
+            held.enter_context(leases.acquire(leases.ask_of(KEY, resources, run_id=run_id)))
+        now = reader.now()
+    assert now.devices is not None
+    shown = {row.run_id: row.variant for row in now.devices.devices if row.state == "held"}
+    assert shown == {theirs: f"{KEY}, of another instance or project", own: str(KEY)}
+    row = next(
+        line for line in as_live_html(fleet_page(now, FleetQuery())).split("<tr") if theirs[:8] in line
+    )
+    assert "<a " not in row.partition("another instance")[0]
 
 
 def test_a_run_of_definitions_that_name_no_project_is_anyones_before_the_first_tick(
