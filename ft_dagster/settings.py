@@ -150,6 +150,13 @@ class Retention(Part):
         description="Kept for so long: a version since it was last served, all else since it was last used",
     )
     hold: bool = Field(False, description="Legal hold: nothing is removed")
+    resume_points: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="States of each training's first pass that are kept with its model, so that a retrain "
+        "without an erased record need not begin from the start; a plan says their bytes",
+    )
 
 
 class Retentions(Retention):

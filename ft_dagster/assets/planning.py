@@ -89,6 +89,11 @@ def _storage(estimate: Estimate) -> list[list[Any]]:
             f"at most {storage.checkpoints_at_most} checkpoints while it trains",
             size(storage.checkpoints_bytes),
         ],
+        *(
+            [["kept to resume from without erased records, at most", size(storage.resume_points_bytes)]]
+            if storage.resume_points_bytes
+            else []
+        ),
         ["released as an adapter, in fp32 and without its tokenizer", size(storage.adapter_bytes)],
         ["released whole", size(storage.whole_bytes)],
     ]

@@ -63,7 +63,8 @@ class RuleOfThumbBytes:
 class StorageBytes:
     """Counts the bytes on disk: of one checkpoint, of all that are kept at most, and of either export.
 
-    `adapter_bytes`, `whole_bytes`: None where a method does not offer it.
+    `adapter_bytes`, `whole_bytes`: None where a method does not offer it. `resume_points_bytes`: at most, of
+    the states of the first pass that stay with the model.
     """
 
     checkpoint_weights_bytes: int
@@ -73,6 +74,7 @@ class StorageBytes:
     checkpoints_bytes: int
     adapter_bytes: int | None
     whole_bytes: int | None
+    resume_points_bytes: int = 0
 
 
 def adapter_bytes(trained: int) -> int:
@@ -113,18 +115,20 @@ def memory(load: Load, stage: int, offload: str) -> RuleOfThumbBytes:
     )
 
 
-def storage(load: Load, stage: int, training: TrainingSettings) -> StorageBytes:
+def storage(load: Load, stage: int, training: TrainingSettings, resume_points: int = 0) -> StorageBytes:
     """Return the bytes on disk: checkpoints while it trains, and what either export would release (None: not
     offered).
 
-    At most keep_best + keep_last checkpoints and the newest are complete, beside the one being written. An
+    At most keep_best + keep_last checkpoints and the newest are complete, beside the one being written; of
+    each resume point two more, its state and the best before it, but none under ZeRO. An
     adapter is fp32; a whole model is saved in bf16, a merged one in the base's own types with the adapter
     inside.
     """
     trained = load.trained
     weights = trained * (FP32 + (load.width if stage == 2 else 0))
     optimizer = trained * MOMENTS
-    kept = training.keep_best + training.keep_last + 2
+    states = 0 if stage else 2 * resume_points
+    kept = training.keep_best + training.keep_last + 2 + states
     known = method_of(load.method)
     adapter = adapter_bytes(trained) if "adapter" in known.exports else None
     merged = load.facts.base_bytes + (adapter or 0) if known.freezes else trained * BF16
@@ -136,4 +140,5 @@ def storage(load: Load, stage: int, training: TrainingSettings) -> StorageBytes:
         checkpoints_bytes=kept * (weights + optimizer),
         adapter_bytes=adapter,
         whole_bytes=merged if "merged" in known.exports else None,
+        resume_points_bytes=states * (weights + optimizer),
     )

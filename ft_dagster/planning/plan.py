@@ -133,7 +133,7 @@ def _estimate(
         storage_usd_per_month=figures.storage.usd_per_month,
         serving=figures.serving.sentence,
         cross_checks=(_beside_rule(chosen.held, by_rule), *_beside_published(facts, chosen)),
-        storage=storage(resolved.load, chosen.layout.zero_stage, resolved.training),
+        storage=storage(resolved.load, chosen.layout.zero_stage, resolved.training, context.resume_points),
         predicted=Predicted(
             context.base,
             context.hardware.name,

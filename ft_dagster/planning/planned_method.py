@@ -69,6 +69,7 @@ class PlanContext:
     `judges`: GPUs that may judge; `questions`: on what.
     `lengths`: of the examples, by which steps are counted; None: they are estimated.
     `seconds_per_question`: of one model, as an evaluation took on this hardware. `probed_hours`: taken.
+    `resume_points`: states of the first pass that are kept.
     """
 
     architecture: Path
@@ -86,6 +87,7 @@ class PlanContext:
     lengths: ExampleLengths | None = None
     seconds_per_question: float | None = None
     probed_hours: float | None = None
+    resume_points: int = 0
 
     @property
     def device_memory(self) -> int | None:

@@ -43,6 +43,7 @@ class TrainingInputs:
     draws them, where the declaration wants any. `nodes`: how many share its ranks. `report_to`: where curves
     are shown too. `checkpoint_minutes`: minutes between checkpoints, beside those at evaluations; None: none.
     `stop_above`, on the first `stop_above_on` validation examples, ends a training without a model.
+    `resume_points`: states of the first pass that are kept in its evidence.
     """
 
     training_plan: Artifact
@@ -54,6 +55,7 @@ class TrainingInputs:
     checkpoint_minutes: float | None = recorded()
     stop_above: dict[int, float] = recorded()
     stop_above_on: int | None = recorded()
+    resume_points: int = recorded()
     base: Base = recorded()
 
 
@@ -74,6 +76,7 @@ def inputs(view: View) -> TrainingInputs:
         spec.training.checkpoint_minutes,
         view.stop_above,
         view.stop_above_on,
+        0 if view.choosing else view.resume_points,
         view.unlooked(lambda: trained_base(view, base, plan.figures["method"]["name"])),
     )
 
@@ -105,6 +108,7 @@ def build(inputs: TrainingInputs, context: BuildContext, attempt: Attempt) -> di
             checkpoint_minutes=inputs.checkpoint_minutes,
             stop_above=inputs.stop_above,
             stop_above_on=inputs.stop_above_on,
+            resume_points=inputs.resume_points,
             micro_batch_halved=wants_halving(output.parent, output / RESULT_FILE),
         )
         launch = Launch(nodes=inputs.nodes, ranks_per_node=content["ranks"] // inputs.nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from transformers import TrainerCallback
@@ -28,8 +29,8 @@ class ApartCallback(TrainerCallback):
 
 
 class WatchCallback(TrainerCallback):
-    """Keeps the journal; evaluates and asks for a checkpoint at `evaluation_steps`; asks for one when it is
-    due by time, or when told to stop.
+    """Keeps the journal; evaluates and asks for a checkpoint at `evaluation_steps`; asks for one at
+    `resume_steps`, when it is due by time, or when told to stop.
 
     `observer` looks at the model after each evaluation, and may end the training.
     """
@@ -44,10 +45,11 @@ class WatchCallback(TrainerCallback):
         stop: Stop,
         evaluation_steps: list[int],
         observer: Observer,
+        resume_steps: Collection[int] = (),
     ) -> None:
         self._trainer, self._journal, self._log, self._progress = trainer, journal, log, progress
         self._stop, self._observer = stop, observer
-        self._evaluation_steps = evaluation_steps
+        self._evaluation_steps, self._resume_steps = evaluation_steps, resume_steps
         self._evaluation_seconds = 0.0  # of the last one
         self._said_slow = False
         self._began = time.perf_counter()
@@ -74,7 +76,7 @@ class WatchCallback(TrainerCallback):
             control.should_save = True
             if self._observer.stopped:
                 control.should_training_stop = True
-        if self._trainer.save:
+        if self._trainer.save or done in self._resume_steps:
             control.should_save = True
         if self._trainer.stop:
             control.should_save = control.should_training_stop = True

@@ -38,6 +38,7 @@ class Checkpoint:
     validation_loss: float | None
     files: tuple[tuple[str, int, str], ...]
     torch: str | None = None  # which wrote it; older ones do not say
+    computed_on: str | None = None  # as of `figures.computed_on`; older ones do not say
 
     @property
     def size(self) -> int:
@@ -88,9 +89,11 @@ def folder_of(root: Path, step: int) -> Path:
     return root / f"{PREFIX}{step}"
 
 
-def commit(folder: Path, step: int, recipe: str, validation_loss: float | None) -> None:
+def commit(
+    folder: Path, step: int, recipe: str, validation_loss: float | None, computed_on: str | None = None
+) -> None:
     """Make the written folder a checkpoint: hash every file, then rename the manifest into place, which says
-    its own hash.
+    its own hash. `computed_on`: the device, in words.
     """
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -99,6 +102,7 @@ def commit(folder: Path, step: int, recipe: str, validation_loss: float | None) 
         "torch": _torch(),
         "validation_loss": validation_loss,
         "files": [list(file) for file in hash_folder(folder)],
+        **({} if computed_on is None else {"computed_on": computed_on}),
     }
     stored = json.loads(dumps(content))  # a loss that is no number is null there
     write_json(folder / MANIFEST, {**stored, OWN_HASH: _own_hash(stored)})
@@ -113,10 +117,10 @@ def complete(root: Path) -> list[Checkpoint]:
 def unusable(folder: Path) -> str | None:
     """Return what keeps the checkpoint of a folder from use, in words; None if nothing does."""
     checkpoint = _read(folder)
-    return "incomplete" if checkpoint is None else _of_another_torch(checkpoint) or damage(checkpoint)
+    return "incomplete" if checkpoint is None else of_another_torch(checkpoint) or damage(checkpoint)
 
 
-def _of_another_torch(checkpoint: Checkpoint) -> str | None:
+def of_another_torch(checkpoint: Checkpoint) -> str | None:
     """Return that another torch wrote it, in words: who goes on from it ends in a model that neither of the
     two makes alone.
     """
@@ -170,7 +174,7 @@ def usable(
             say(f"{folder.name}: incomplete, passed over")
         elif checkpoint.recipe != recipe:
             say(f"{folder.name}: made by another recipe (other data, settings or seed), passed over")
-        elif problem := _of_another_torch(checkpoint):
+        elif problem := of_another_torch(checkpoint):
             say(f"{folder.name}: {problem}, passed over")
         else:
             found.append(checkpoint)
@@ -191,14 +195,22 @@ def best_first(checkpoint: Checkpoint) -> tuple[float, int]:
     return checkpoint.rank
 
 
-def prune(root: Path, recipe: str, keep_best: int, keep_last: int, *, exportable: Collection[int]) -> None:
+def prune(
+    root: Path,
+    recipe: str,
+    keep_best: int,
+    keep_last: int,
+    *,
+    exportable: Collection[int],
+    always: Collection[int] = (),
+) -> None:
     """Remove this recipe's checkpoints except the best by validation loss and the last of those at the steps
-    `exportable`, and the newest of all, from which a training goes on.
+    `exportable`, the newest of all, from which a training goes on, and those at the steps `always`.
     """
-    mine = [each for each in complete(root) if each.recipe == recipe and not _of_another_torch(each)]
+    mine = [each for each in complete(root) if each.recipe == recipe and not of_another_torch(each)]
     choice = [checkpoint for checkpoint in mine if checkpoint.step in exportable]
     judged = sorted((c for c in choice if c.validation_loss is not None), key=lambda c: c.rank)
-    kept = {c.step for c in [*judged[:keep_best], *choice[-keep_last:], *mine[-1:]]}
+    kept = {*always, *(c.step for c in [*judged[:keep_best], *choice[-keep_last:], *mine[-1:]])}
     for checkpoint in mine:
         if checkpoint.step not in kept:
             discard(checkpoint.folder)
@@ -237,7 +249,7 @@ def _read(folder: Path) -> Checkpoint | None:
         files = tuple((str(path), int(size), str(digest)) for path, size, digest in content["files"])
         loss = content["validation_loss"]
         step, recipe = int(content["step"]), str(content["recipe"])
-        return Checkpoint(folder, step, recipe, loss, files, content.get("torch"))
+        return Checkpoint(folder, step, recipe, loss, files, content.get("torch"), content.get("computed_on"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

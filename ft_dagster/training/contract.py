@@ -146,6 +146,9 @@ class Member(Strict):
     stop_above_on: int | None = Field(
         None, ge=1, description="That loss is of the first so many examples of the sample; None: of all of it"
     )
+    resume_points: int = Field(
+        0, ge=0, description="States of the first pass that are kept beside what is exported"
+    )
     by_example: bool = Field(
         False,
         description="Of a probe, which compares losses: keep what each validation example lost, of each "

@@ -125,12 +125,12 @@ def training_figures(
     last = journal.steps
     allocated, reserved = peak_device_bytes(model)
     weights_bytes, optimizer_bytes = checkpoint_storage(kept)
-    experts = moved_experts(model)
+    experts, losses = moved_experts(model), list(journal.learned().values())
     return TrainingFigures(
         steps=last,
         epochs=journal.epochs,
-        train_loss_first=journal.losses[0],
-        train_loss_last=journal.losses[-1],
+        train_loss_first=losses[0],
+        train_loss_last=losses[-1],
         validation_loss_first=validation.get(0),
         validation_loss_best=validation.get(best_step),
         validation_loss_last=validation.get(last),

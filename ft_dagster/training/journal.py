@@ -45,6 +45,8 @@ class Journal:
     `measured_tokens`, `measuring`: of the looks at it; the latter in FLOPs, or in tokens where those cannot
     be counted. `lowered`: it was begun again at a lower rate. `shared`, `shared_labels`: of `tokens` and
     `trained_tokens`, those that were not computed, for a beginning was computed once for several examples.
+    `unlabelled`: steps, from 1, without a label: all their examples are slots of erased records, and they
+    moved no weight.
     """
 
     times: list[int]
@@ -65,6 +67,7 @@ class Journal:
     lowered: bool = False
     shared: int = 0
     shared_labels: int = 0
+    unlabelled: list[int] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -85,6 +88,8 @@ class Journal:
             self.times[ordinal] += 1
         self.batches.append(step.digest)
         self.losses.append(step.loss)
+        if not step.trained_tokens:
+            self.unlabelled.append(self.steps)
         self.tokens += step.tokens
         self.trained_tokens += step.trained_tokens
         self.shared += step.shared
@@ -94,6 +99,12 @@ class Journal:
         self.rows += sum(map(len, step.bins))
         self.micro_batches += len(step.bins)
         self.seconds += seconds
+
+    def learned(self, upto: int | None = None) -> dict[int, float]:
+        """Return the loss of each step, from 1, that had a label: of all, or of the first `upto` steps."""
+        without = set(self.unlabelled)
+        numbered = enumerate(self.losses[:upto], start=1)
+        return {step: loss for step, loss in numbered if step not in without}
 
     def measured(self, tokens: int, cost: float) -> None:
         """Add a part of a look that was not kept from another training."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.objectives import loss_of
 from ft_dagster.training import checkpoints, data_parallel, ranks
 from ft_dagster.training.batches.attention import LENGTHS, TIMES, Batch, packed, squares
-from ft_dagster.training.batches.batches import Collator, batch_digest, side_by_side
+from ft_dagster.training.batches.batches import Collator, batch_digest, joined_digest, side_by_side
 from ft_dagster.training.batches.mixture import Examples
 from ft_dagster.training.batches.packing import Bin
 from ft_dagster.training.journal import JournalStep
@@ -187,6 +186,10 @@ class TokenTrainer(SFTTrainer):
         self.current, self.stop, self.save = together(list(steps)), any(stops), dues[0]
         if not math.isfinite(self.current.grad_norm):
             self._diverged("gradient norm", self.current.grad_norm, _flat(self.current.bins))
+        if not self.current.trained_tokens:
+            # Slots of erased records alone: without a gradient a parameter is passed over by the optimizer,
+            # while one of zeros would be moved by its moments and by weight decay.
+            self.model.zero_grad(set_to_none=True)
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -298,7 +301,7 @@ def together(steps: list[JournalStep]) -> JournalStep:
         return steps[0]
     return JournalStep(
         bins=[bins for micro in zip(*(step.bins for step in steps), strict=True) for bins in micro],
-        digest=hashlib.sha256("".join(step.digest for step in steps).encode()).hexdigest(),
+        digest=joined_digest([step.digest for step in steps]),
         tokens=sum(step.tokens for step in steps),
         trained_tokens=sum(step.trained_tokens for step in steps),
         shared=sum(step.shared for step in steps),

@@ -16,17 +16,19 @@ from ft_dagster.training.batches.mixture import open_split, read_records
 from ft_dagster.training.batches.packing import (
     evaluation_steps,
     fewer_evaluations,
+    first_pass_steps,
     schedule,
     total_steps,
 )
 from ft_dagster.training.batches.sharing import refuse_sharing
 from ft_dagster.training.contract import Member, Status, TrainingResult, TrainingRun, recipe_digest
-from ft_dagster.training.figures import process_bytes, training_figures
+from ft_dagster.training.figures import computed_on, process_bytes, training_figures
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import laid_out, taught_by
 from ft_dagster.training.methods.experts import refuse_unmoved
 from ft_dagster.training.oom_retry import in_force
 from ft_dagster.training.progress import Channel, TrainingProgress
+from ft_dagster.training.retrain.resume_points import put_by, resume_steps
 from ft_dagster.training.stop_signals import Stop
 from ft_dagster.training.watch.falls import EVALUATIONS
 from ft_dagster.training.watch.measuring import UNITS, Measuring, plan_measuring
@@ -59,7 +61,7 @@ def _trained(
     """Train the member. `lowered`: begins at a lower rate than planned; what goes on from a checkpoint has
     the rate of that.
     """
-    recipe = recipe_digest(run, member)
+    recipe, asked = recipe_digest(run, member), member
     member = in_force(member)
     member.checkpoints.mkdir(parents=True, exist_ok=True)
     work = prepare(run, member, recipe, channel)
@@ -78,6 +80,12 @@ def _trained(
             f" {settings.gradient_accumulation_steps} a step"
         )
     trainer, observer = build_trainer(run, work, stop, arguments)
+    if resume and work.looked_otherwise:
+        work.progress.warn("other steps are measured than before the checkpoint: begins from the start")
+        if ranks.is_first():
+            checkpoints.discard_all(member.checkpoints, recipe)
+        ranks.wait()
+        return _trained(run, asked, channel, stop, lowered=lowered)
     if resume and observer.stopped:  # it was killed after its last step, before its export
         trainer.args.max_steps = resume.step
     interrupted = TrainingResult(variant=member.variant, status="preempted", recipe=recipe)
@@ -107,6 +115,7 @@ def _exported(
     result = _reported(work, trainer, observer, best.step, weights=weights)
     if ranks.is_first():
         _export(run, work, trainer, weights)
+        put_by(member.checkpoints, work.kept_steps, work.recipe, member.evidence)
         exported, records = Journal.load(best.folder), read_records(member.mixture)
         write_ledger(member.evidence / "ledger.json", work.journal, exported, records, member.mixture_digest)
     return result
@@ -176,10 +185,10 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
     }
     _check_beginnings(run, member, longest)
     train, capacity = laid_out(member.plan, train)
-    bins = schedule(
-        train.lengths, train.shards, settings, capacity, member.seed, ranks.world(), train.beginnings
-    )
+    layout = (train.lengths, train.shards, settings, capacity, member.seed, ranks.world(), train.beginnings)
+    bins = schedule(*layout)
     steps = total_steps(len(bins), settings, ranks.world())
+    zero.refuse_unlabelled(member, bins, train.trained, ranks.world())
     file = member.output / "progress.json" if ranks.is_first() else None
     progress = TrainingProgress(channel, file, member.variant, steps)
     if "validation" not in held_out:
@@ -187,7 +196,13 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
     planned = evaluation_steps(steps, settings.evaluations or EVALUATIONS)
     numbers = {step: number for number, step in enumerate(planned, start=1)}
     journal, patience = Journal([0] * len(train)), ranks.patience(run.base.folder, member.plan.method.name)
-    return Work(member, method, recipe, train, held_out, bins, journal, progress, numbers, patience)
+    states = 0 if settings.deepspeed.stage else member.resume_points
+    if states < member.resume_points:
+        progress.say("no resume point is kept: a state of ZeRO is pickles, not loaded out of a store")
+    resume_at = resume_steps(first_pass_steps(*layout), states) if states else []
+    return Work(
+        member, method, recipe, train, held_out, bins, journal, progress, numbers, patience, resume_at
+    )
 
 
 def _newest(work: Work) -> checkpoints.Checkpoint | None:
@@ -220,7 +235,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         train_dataset=Dataset.from_dict({"bin": work.bins}),
         processing_class=tokenizer,
         diverged=lambda quantity, value, ordinals: _diverged(work, quantity, value, ordinals),
-        saved=lambda folder: _saved(work, folder),
+        saved=lambda folder: _saved(work, folder, computed_on(trainer.model)),
         stopping=lambda: stop.requested,
         timer=checkpoints.CheckpointTimer(work.member.checkpoint_minutes),
         own_loss=work.member.plan.own_loss,
@@ -245,6 +260,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         progress=work.progress,
         stop=stop,
         evaluation_steps=work.evaluated_at,
+        resume_steps=work.resume_steps,
         observer=observer,
     )
     trainer.remove_callback(PrinterCallback)
@@ -340,16 +356,17 @@ def _diverged(work: Work, quantity: str, value: float, ordinals: list[int]) -> N
     )
 
 
-def _saved(work: Work, folder: Path) -> None:
+def _saved(work: Work, folder: Path, on: str) -> None:
     settings, step = work.member.plan.training, work.journal.steps
     work.journal.save(folder)
-    checkpoints.commit(folder, step, work.recipe, work.journal.loss_at("validation", step))
+    checkpoints.commit(folder, step, work.recipe, work.journal.loss_at("validation", step), on)
     checkpoints.prune(
         work.member.checkpoints,
         work.recipe,
         settings.keep_best,
         settings.keep_last,
         exportable=work.exportable,
+        always=work.kept_steps,
     )
 
 

@@ -12,6 +12,7 @@ from ft_dagster.training.contract import Member
 from ft_dagster.training.journal import Journal
 from ft_dagster.training.methods import TaughtBy, packs
 from ft_dagster.training.progress import TrainingProgress
+from ft_dagster.training.retrain.resume_points import steps_needed
 from ft_dagster.training.watch import forgetting
 from ft_dagster.training.watch.budget import Split
 from ft_dagster.training.watch.falls import looks_of
@@ -24,6 +25,7 @@ class Work:
 
     `evaluations`: the steps at which it is measured, and whose checkpoints may be exported, by their number
     among all that were planned; the budget of measuring may leave some out. `patience`: see `ranks.patience`.
+    `resume_steps`: steps whose states are kept beside what is exported.
     """
 
     member: Member
@@ -36,6 +38,7 @@ class Work:
     progress: TrainingProgress
     evaluations: dict[int, int]
     patience: int
+    resume_steps: list[int] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     imported: int | None = None  # bytes of this process before it held a weight
 
@@ -65,6 +68,21 @@ class Work:
             for step in self.evaluations
             if forgetting.passed(training.watch, general, journal.observations, step, looks) is None
         ]
+
+    @property
+    def kept_steps(self) -> set[int]:
+        """Return the steps whose checkpoints stay for the sake of the resume points, so far."""
+        losses = self.journal.evaluations.get("validation", {}) if "validation" in self.held_out else None
+        return steps_needed(self.resume_steps, self.journal.steps, self.exportable, losses)
+
+    @property
+    def looked_otherwise(self) -> bool:
+        """Say whether the journal that it goes on with has other evaluations than are planned: as of a resume
+        point, where less is left to measure by.
+        """
+        measured = self.journal.evaluations.get("validation")
+        planned = [step for step in self.evaluated_at if step <= self.journal.steps]
+        return measured is not None and sorted(step for step in measured if step) != planned
 
     @property
     def packs(self) -> bool:

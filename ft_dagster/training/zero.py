@@ -4,11 +4,16 @@ checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ft_dagster.errors import UserError
+from ft_dagster.training.batches.packing import Bin, bins_of_steps
 from ft_dagster.training.contract import Member
 
 if TYPE_CHECKING:
@@ -58,6 +63,25 @@ def refuse_whole_base(member: Member, *, quantized: bool) -> None:
             value=3,
             fix="Declare training.deepspeed: 0, or method: lora, and run it again: it is planned anew",
         )
+
+
+def refuse_unlabelled(member: Member, bins: Sequence[Bin], trained: NDArray[np.int64], ranks: int) -> None:
+    """Raises UserError where ZeRO would make an optimizer step without a label, all of whose examples are
+    slots of erased records: its optimizer would move weights by their moments there. `trained`: labels of
+    each example.
+    """
+    settings = member.plan.training
+    if settings.deepspeed.stage == 0:
+        return
+    for step, of_step in enumerate(bins_of_steps(bins, settings, ranks), start=1):
+        if not any(trained[ordinals].sum() for ordinals in of_step):
+            raise UserError(
+                f"all that step {step} would read was erased, and ZeRO's optimizer would move weights there",
+                file=member.mixture,
+                field="training.deepspeed.stage",
+                value=settings.deepspeed.stage,
+                fix="Train without the slots: prepare the mixture anew, of the rows that are left",
+            )
 
 
 # A checkpoint keeps the shards with their fp32 masters, out of which the export is made whole.

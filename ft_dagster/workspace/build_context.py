@@ -86,6 +86,11 @@ class BuildContext:
         return self._workspace.roots
 
     @property
+    def resume_points(self) -> int:
+        """Return how many states of a training's first pass are kept with its model."""
+        return self._workspace.settings.retention.of(self.key.tenant).resume_points
+
+    @property
     def record_key(self) -> RecordKey:
         """Return the tenant's key of record trees, made on first use."""
         return keys_of(self._workspace.settings.keys_folder, self._workspace.key.tenant).current

@@ -38,6 +38,7 @@ def context_of(
         budget_usd=spec.resources.budget_usd,
         deadline_hours=spec.resources.deadline_hours,
         serving=_manner(spec),
+        resume_points=context.resume_points,
         base=base.digest,
         finished=past.finished_on_base(neighbours),
         questions=_questions(context, spec, mixture),
@@ -60,6 +61,7 @@ def context_without_base(
         budget_usd=spec.resources.budget_usd,
         deadline_hours=spec.resources.deadline_hours,
         serving=_manner(spec),
+        resume_points=context.resume_points,
         questions=_questions(context, spec, None),
     )
 

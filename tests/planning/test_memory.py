@@ -5,12 +5,13 @@ import pytest
 from safetensors.torch import load_file
 
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.memory_formula import Load, frozen_bytes, memory
+from ft_dagster.planning.memory_formula import Load, frozen_bytes, memory, storage
+from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import Precision, taught_by
 from tests.long import mostly_long
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan
-from tests.training.runs import Runs, train
+from tests.training.runs import TRAINING, Runs, train
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +102,15 @@ def test_storage_counts_the_kept_checkpoints_the_newest_and_the_one_being_writte
     kept, trained = made["storage"], made["memory"].trainable_parameters
     assert kept.checkpoint_bytes == 12 * trained
     assert kept.checkpoints_bytes == 5 * kept.checkpoint_bytes
+
+
+def test_storage_counts_two_checkpoints_for_each_resume_point_but_none_under_zero() -> None:
+    given = facts(parameters=1_000)
+    load, settings = Load("full", given.parameters, "bf16", given), TrainingSettings(**TRAINING)
+    plain, kept, zero = (storage(load, *each) for each in ((0, settings), (0, settings, 3), (2, settings, 3)))
+    assert kept.resume_points_bytes == 6 * kept.checkpoint_bytes
+    assert kept.checkpoints_bytes == plain.checkpoints_bytes + kept.resume_points_bytes
+    assert plain.resume_points_bytes == zero.resume_points_bytes == 0
 
 
 def test_what_is_released_of_llama_3_8b() -> None:

@@ -287,6 +287,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "checkpoint_minutes": "what is lost when it is killed; acts on no weight",
         "stop_above": "ends a training without an artifact",
         "stop_above_on": "goes with stop_above",
+        "resume_points": "what is kept beside the weights; acts on none",
         "base": "where the base lies, by digest in the key",
     },
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 GENERAL = "general:"  # what the name of a corpus begins with among the sources
-SILENT = ("overlaps",)  # left out where they say nothing
+SILENT = ("overlaps", "slots")  # left out where they say nothing
 OUTSIDE = ("warnings",)  # of mixture.json
 COUNTED: dict[ShareOf, str] = {"processed": "tokens", "trained": "trained_tokens"}  # what a share is of
 
@@ -93,7 +93,7 @@ class MixtureFigures:
     example, in tokens; `splits`: train, validation and general_holdout; `order`: how the trainer walks the
     shards; `dropped`: reason -> examples (rows, where a row gave none); `warnings`: lines for a person, which
     mixture.json does not hold; `overlaps`: task -> pieces of general text that were left out since they
-    overlap its questions.
+    overlap its questions; `slots`: split -> examples that are padding in the place of erased records.
     """
 
     tokenizer: str
@@ -106,6 +106,7 @@ class MixtureFigures:
     dropped: Mapping[str, int]
     warnings: tuple[str, ...] = ()
     overlaps: Mapping[str, int] = field(default_factory=dict)
+    slots: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def train(self) -> SplitFigures:
@@ -143,6 +144,7 @@ class MixtureFigures:
             general_share=GeneralShare(**content["general_share"]),
             warnings=tuple(content.get("warnings", ())),
             overlaps=content.get("overlaps", {}),
+            slots=content.get("slots", {}),
         )
 
     @classmethod

@@ -83,6 +83,7 @@ def cost_rows(document: Estimate) -> list[tuple[str, str]]:
     """Return (name, figures with their units) of the cost."""
     row, probe = document.planned_row, document.predicted.probe_hours
     work, days = document.utilization, row.days_to_candidate
+    states = document.storage.resume_points_bytes
     speed = ABSENT if work is None else f"{work.value:.1%} of the peak ({work.origin}: {work.reason})"
     return [
         (TO_TRAIN, spent_words(document)),
@@ -91,6 +92,7 @@ def cost_rows(document: Estimate) -> list[tuple[str, str]]:
         ("memory", document.plan.learned),
         ("stored, the tenant's variants of this base", f"{row.storage_gb:,.2f} GB"),
         ("with the checkpoints of one training", f"${document.storage_usd_per_month:,.2f} a month"),
+        *([("resume points", f"at most {states / 1e9:,.2f} GB with each model")] if states else []),
         ("served", document.serving),
         ("10 to 20 trainings", ABSENT if days is None else f"about {days:,.2f} days of the machine"),
         *[("judging", each.sentence) for each in document.judged_on],

@@ -8,16 +8,18 @@ the cache, would silently let examples see each other.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ft_dagster.spec.training import TrainingSettings
 from ft_dagster.training.batches.attention import AFTER, ENDS, LENGTHS, TIMES, Batch, ends_of
 from ft_dagster.training.batches.beginnings import Part, computed
 from ft_dagster.training.batches.mixture import Examples
-from ft_dagster.training.batches.packing import Bin, width_of
+from ft_dagster.training.batches.packing import Bin, bins_of_steps, width_of
 
 Row = NDArray[np.int64]
 
@@ -122,3 +124,19 @@ def shape_of(bins: list[Bin], examples: Examples, max_length: int) -> tuple[int,
 def batch_digest(contents: list[bytes]) -> str:
     """Return the sha256 over shape, input_ids and labels of the micro-batches of one optimizer step."""
     return hashlib.sha256(b"".join(contents)).hexdigest()
+
+
+def joined_digest(of_ranks: Sequence[str]) -> str:
+    """Return the digest of one optimizer step out of those of its ranks, in their order."""
+    return of_ranks[0] if len(of_ranks) == 1 else hashlib.sha256("".join(of_ranks).encode()).hexdigest()
+
+
+def step_digests(
+    collate: Collator, bins: Sequence[Bin], settings: TrainingSettings, ranks: int = 1
+) -> Iterator[str]:
+    """Yield what the ledger of a training over these bins says of each step's batch, without training."""
+    rows = settings.per_device_train_batch_size
+    for of_step in bins_of_steps(bins, settings, ranks):
+        micro_batches = side_by_side(of_step, rows)
+        contents = [collate([{"bin": ordinals} for ordinals in each])["content"] for each in micro_batches]
+        yield joined_digest([batch_digest(contents[rank::ranks]) for rank in range(ranks)])

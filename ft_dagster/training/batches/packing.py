@@ -143,6 +143,28 @@ def total_steps(bins: int, settings: TrainingSettings, ranks: int = 1) -> int:
     return math.ceil(bins / batch)
 
 
+def first_pass_steps(  # noqa: PLR0917
+    lengths: Lengths,
+    shards: Sequence[int],
+    settings: TrainingSettings,
+    capacity: int | None,
+    seed: int,
+    ranks: int = 1,
+    beginnings: Beginnings | None = None,
+) -> int:
+    """Count the steps until each example was read once, or until the training ends before that."""
+    bins = len(schedule(lengths, shards, settings, capacity, seed, ranks, beginnings))
+    once = len(epoch_bins(lengths, shards, capacity, seed, 0, beginnings))
+    return total_steps(min(bins, once), settings, ranks)
+
+
+def bins_of_steps(bins: Sequence[Bin], settings: TrainingSettings, ranks: int = 1) -> Iterator[list[Bin]]:
+    """Yield the bins of each optimizer step, of all ranks."""
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * ranks
+    for first in range(0, len(bins), batch):
+        yield list(bins[first : first + batch])
+
+
 def width_of(longest: int, max_length: int) -> int:
     """Return the width of rows: wide ones in steps of 32, so that most steps ask the allocator for what the
     last one freed.

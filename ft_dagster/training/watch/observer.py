@@ -88,7 +88,7 @@ class Observer:
         """
         if step != self._rate_judged_at:
             return
-        losses, validation = self._journal.losses, self._journal.loss_at("validation", 0)
+        losses, validation = list(self._journal.learned().values()), self._journal.loss_at("validation", 0)
         verdict = rate.judged(losses, validation)
         if verdict is None:
             return
@@ -143,7 +143,7 @@ class Observer:
             *self._rate_advice(),
             *spectrum.advice(summarized),
             *curves.advice(
-                list(enumerate(self._journal.losses, start=1)),
+                list(self._journal.learned().items()),
                 validation,
                 curves.Knobs.of(self.member.plan.method),
                 rank_collapsed=spectrum.collapsed(summarized),
@@ -152,12 +152,13 @@ class Observer:
 
     def _rate_advice(self) -> list[str]:
         """Say what the first steps showed of the rate, and whether it was lowered."""
-        losses, at, used = self._journal.losses, self._rate_judged_at, self._trainer.args.learning_rate
+        at, used = self._rate_judged_at, self._trainer.args.learning_rate
         planned = self.member.plan.training.learning_rate
         lowered = [f"began again at a learning rate of {used:g}: {planned:g} was too high"]
         validation = self._journal.loss_at("validation", 0)
-        verdict = rate.judged(losses[:at], validation) if at is not None and len(losses) >= at else None
-        said = [] if verdict is None else [rate.sentence(verdict, losses[:at], validation)]
+        losses = list(self._journal.learned(at).values())
+        verdict = rate.judged(losses, validation) if at is not None and self._journal.steps >= at else None
+        said = [] if verdict is None else [rate.sentence(verdict, losses, validation)]
         return [*(lowered if self._journal.lowered else []), *said]
 
     def _measure(self, split: Split, step: int, *, exported: bool = False) -> None:

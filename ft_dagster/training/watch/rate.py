@@ -45,10 +45,13 @@ def looked_at(steps: int, warmup: float) -> int | None:
 
 
 def judged(losses: Sequence[float], validation: float | None = None) -> Verdict | None:
-    """Judge the losses of the first steps by the rules above; None where they say nothing against the rate.
+    """Judge the losses of the first steps by the rules above; None where they say nothing against the rate,
+    or fewer than FEWEST of the steps had a label.
 
     `validation`: the validation loss at step 0, None where there is none.
     """
+    if len(losses) < FEWEST:
+        return None
     logs, half = _logs(losses), len(losses) // 2
     noise, (start,) = batch_noise(losses), _logs([untrained(losses, validation)])
     before, after = fmean(logs[:half]), fmean(logs[half:])
