@@ -31,6 +31,8 @@ MOST_BYTES = 16_000_000  # of a file that is asked for
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"\S+\.(jsonl?|csv|tsv|txt)")  # as nobody writes a text
 STDIN = "-"
+MOST_RECORDS = 10_000  # of a file of several
+MOST_NAME = 4096  # characters of a file's name
 MOST_LINES = 100  # of a text that may be turns of a row
 FILING = ("role", "from", "type", *FILED)  # names of JSON under which nothing is said
 TEXT_FILES = ("jsonl", "json", *DELIMITERS)  # a record of these is read as a text
@@ -107,12 +109,70 @@ def parse_record(given: str, readings: Iterable[Reading] = (PLAIN,)) -> SoughtRe
     if given == STDIN:
         return _of_text(_decoded(sys.stdin.buffer, "standard input"), "a text", readings)
     file = Path(given)
-    if given.strip() and len(given) < 4096 and "\0" not in given and _is_there(file):
+    if given.strip() and len(given) < MOST_NAME and "\0" not in given and _is_there(file):
         return _of_file(file, f"file {file}", readings)
     if _FILE_NAME.fullmatch(given):
         fix = """Name one that is there, or give a text of that form as a row: '{"text": "..."}'"""
         raise UserError("no such file", value=given, fix=fix)
     return _of_text(given, "a text", readings)
+
+
+def parse_text(given: str, readings: Iterable[Reading] = (PLAIN,)) -> SoughtRecord:
+    """Return the text that a file, or `-` (standard input), has, as `parse_record` does. Raises UserError for
+    what is no file.
+    """
+    if given != STDIN and (len(given) >= MOST_NAME or "\0" in given or not _is_there(Path(given))):
+        fix = "Name a file with the text, or `-` and give it on standard input: no text stands in a command"
+        raise UserError("no such file", field="--contains", fix=fix)  # which may be a text: not repeated
+    return parse_record(given, readings)
+
+
+def parse_records(given: str, readings: Iterable[Reading] = (PLAIN,)) -> list[SoughtRecord]:
+    """Return the records of FILE, or of `-` (standard input): one a line, each a row as JSON, a text or an
+    identity; of a file of another kind that sources may have, its rows. `said` names the line, or the row.
+    Raises UserError for what is no file, and for a line that is no record.
+    """
+    readings = tuple(readings)
+    if given == STDIN:
+        return _of_lines(_decoded(sys.stdin.buffer, "standard input"), "standard input", readings)
+    file = Path(given)
+    if len(given) >= MOST_NAME or "\0" in given or not _is_there(file):
+        fix = "Name a file of records, or `-` and give them on standard input: no text stands in a command"
+        raise UserError("no such file", field="FILE", fix=fix)  # which may be a text: it is not repeated
+    if special_kind(file) or not file.is_file():
+        raise UserError("not a regular file", file=file, fix="Name a file of records")
+    kind = file_type(str(file))
+    if kind not in (None, "jsonl"):
+        rows = read_raw(SourceSpec(path=str(file.absolute())), file.parent)
+        numbered = enumerate(islice(rows, MOST_RECORDS + 1), start=1)
+        found = [_as_row(row.fields, f"row {number} of {file}", readings) for number, row in numbered]
+        wrong = next((one for one in found if one.no_row), None)
+        if wrong is not None:
+            raise UserError(f"{wrong.said} is no row: {wrong.no_row}", file=file, fix="Give it as JSON")
+        return _refuse_many(found, file)
+    with file.open("rb") as content:
+        return _of_lines(_decoded(content, file), str(file), readings)
+
+
+def _of_lines(text: str, named: str, readings: Sequence[Reading]) -> list[SoughtRecord]:
+    lines = enumerate(text.removeprefix("\ufeff").splitlines(), start=1)
+    given = [(f"line {number} of {named}", line.strip()) for number, line in lines if line.strip()]
+    found = []
+    for said, line in given[: MOST_RECORDS + 1]:
+        if _DIGEST.fullmatch(line):
+            identity = bytes.fromhex(line)
+            found.append(SoughtRecord((identity,), said, questions=(name_of(identity),), bare=True))
+        else:
+            found.append(_of_text(line, said, readings))
+    return _refuse_many(found, named)
+
+
+def _refuse_many(found: list[SoughtRecord], file: object) -> list[SoughtRecord]:
+    if not found:
+        raise UserError("no record is given", file=file, fix="Give one a line")
+    if len(found) > MOST_RECORDS:
+        raise UserError(f"more than {MOST_RECORDS:,} records", file=file, fix="Give them in parts")
+    return found
 
 
 def _is_there(file: Path) -> bool:

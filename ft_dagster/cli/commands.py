@@ -31,6 +31,7 @@ FILES = {  # with their commands, in the order in which --help shows them
     "store": ("store",),
     "canaries": ("canaries",),
     "trust": ("trust",),
+    "erase": ("erase",),
     "audit.questions": ("audit",),
     "audit.proofs": ("audit",),
     "audit.crossings": ("audit",),

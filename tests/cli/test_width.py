@@ -80,6 +80,8 @@ ASKED = [
     ["trust", "new-key", "builder-2027"],
     ["trust", "list"],
     ["trust", "checkpoints"],
+    ["erase", "plan", "{folder}/row.jsonl", "--reason", "art. 17"],
+    ["erase", "--contains", "{folder}/row.txt", "--reason", "art. 17"],
 ]
 MOVED = ["--base-model", "{folder}/project/models/tiny", "--allow-dropped", "9", "--dry-run"]
 TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -111,6 +113,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_yaml(project / "policy.yaml", POLICY)
         chats = [json.dumps(chat(number)) for number in range(60)]
         (made / "chat.jsonl").write_text("\n".join(chats), "utf-8")
+        (made / "row.jsonl").write_text(ROW, "utf-8")
+        (made / "row.txt").write_text("the account of the north", "utf-8")
         (made / "dataset_info.json").write_text(json.dumps({"chat": CHAT_ROWS}), "utf-8")
         for origin, content in CONFIGURATIONS.items():
             write_yaml(

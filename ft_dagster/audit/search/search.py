@@ -61,16 +61,17 @@ def look_through(
     part: bool = False,
     within: str | None = None,
     near: float | None = None,
+    most: int = MOST,
 ) -> TextFindings:
     """Return what contains the record, where `search`; what is nearly it, from the similarity `near` on.
-    `part`: also what has it inside a word. `within`: of a tenant or a variant alone. Each distinct file is
-    read once.
+    `part`: also what has it inside a word. `within`: of a tenant or a variant alone. `most`: records, and
+    questions, that are told. Each distinct file is read once.
 
     Raises UserError: a record without text has nothing near it, and no text that `part` or `within` could
     narrow; no such tenant.
     """
     nearness = None if near is None else Nearness(audit, asked, near)
-    inside = _Inside(audit, asked, part, _UpToCut.of(audit, asked)) if search else None
+    inside = _Inside(audit, asked, part, _UpToCut.of(audit, asked), most) if search else None
     if inside is not None and not inside.sought:
         inside = None  # an identity has no text, nor have characters that nobody sees
     if inside is None and (part or (within is not None and nearness is None)):
@@ -154,6 +155,7 @@ class _Inside:
     record: SoughtRecord
     part: bool
     cut: _UpToCut
+    most: int = MOST
     rows: dict[StoredRow, None] = field(default_factory=dict)
     asked: dict[tuple[str, ...], RecordIn] = field(default_factory=dict)
     answered: dict[int, Indexed] = field(default_factory=dict)
@@ -204,11 +206,11 @@ class _Inside:
         for number, row in enumerate(list(self.rows)[:LOOKED_UP], 1):
             found_one = _containing(audit, row)
             models += found_one.models
-            if number <= MOST:
+            if number <= self.most:
                 records.append(found_one)
             elif not number % MOST:
                 say(f"{number:,} of {len(self.rows):,} rows looked up")
-        cut = tuple(_containing(audit, row) for row in list(self.cut.found)[:MOST])
+        cut = tuple(_containing(audit, row) for row in list(self.cut.found)[: self.most])
         models += [one for each in cut for one in each.models]
         for holders, how in ((self.judged, JUDGED), (self.answered, ANSWERED)):
             weights = (audit.index.parent(each, FINE_TUNED_MODEL.name) for each in holders.values())
@@ -217,7 +219,7 @@ class _Inside:
         cannot = (*_cannot(audit, found), *self.cut.cannot())
         return SearchAnswer(
             len(self.rows), tuple(records), min(LOOKED_UP, len(self.rows)),
-            len(self.asked), tuple(self.asked.values())[:MOST],
+            len(self.asked), tuple(self.asked.values())[: self.most],
             once(models), cannot, self.part, within, self.size, seconds, cut,
         )  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Says what the erasure of records takes."""
