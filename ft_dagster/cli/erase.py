@@ -1,4 +1,4 @@
-"""Defines the commands of an erasure: what it takes, and by when."""
+"""Defines the commands of an erasure: what it takes, who asked for it, and by when."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,13 +15,14 @@ from typer.core import TyperGroup
 from ft_dagster.cli.audit.questions import ForTenant, ask, progress
 from ft_dagster.cli.audit.shown import Part, ShownRows, WrongLine, print_parts
 from ft_dagster.cli.commands import app
-from ft_dagster.cli.common import KEEPING, Json, declared_keys, load_settings, print_json
+from ft_dagster.cli.common import KEEPING, Json, declared_keys, load_settings, print_json, tell
 from ft_dagster.errors import UserError
 from ft_dagster.report.figures import counted
 
 if TYPE_CHECKING:
     from ft_dagster.audit.audit import Audit
     from ft_dagster.audit.erasure.dry_run import Asked, ErasureDryRun, Holder, Took
+    from ft_dagster.lineage.erasures import ErasureEntry
     from ft_dagster.settings import Settings
     from ft_dagster.store import Artifact
 
@@ -40,7 +42,7 @@ class PlansUnlessNamed(TyperGroup):
 
 erase = typer.Typer(
     cls=PlansUnlessNamed,
-    help="Erase records: what it takes, and by when. `erase FILE` is `erase plan FILE`.",
+    help="Erase records: what it takes, who asked for it, and by when. `erase FILE` is `erase plan FILE`.",
     no_args_is_help=True,
 )
 app.add_typer(erase, name="erase", rich_help_panel=KEEPING)
@@ -60,6 +62,8 @@ Contains = Annotated[
     ),
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the log; no personal data")]
+By = Annotated[str | None, typer.Option(help="Who does it; the user of this process unless given")]
+Request = Annotated[str, typer.Argument(help="A request, by the beginning of its id", metavar="REQUEST")]
 Deadline = Annotated[
     str | None, typer.Option("--deadline", help="2026-12-31; one month from today unless said")
 ]
@@ -96,6 +100,156 @@ def plan(
         print_json({**asdict(found), "hours": found.hours, "usd": found.usd})
     else:
         print_parts(dry_run_parts(found))
+
+
+@erase.command()
+def request(
+    context: typer.Context,
+    reason: Reason,
+    file: Records = None,
+    contains: Contains = None,
+    deadline: Deadline = None,
+    by: By = None,
+    tenant: ForTenant = None,
+    as_json: Json = False,
+) -> None:
+    """Put a request into the erasure log of each tenant that holds the records, and refuse them from then on.
+
+    The log keeps an HMAC of each record under a refusal key of its own, which is in the keys' folder and not
+    in the store; a data set or corpus with such a record is refused, once the request is approved. Where the
+    policy names approvers, one of them approves it. Nothing is removed and nothing trains again by this.
+    """
+    from ft_dagster.lineage.erasures import REQUEST, ErasureEntry, append, new_request_id
+    from ft_dagster.lineage.release import ReleaseRequest
+    from ft_dagster.records.refusals import refusal_key, refusals
+
+    settings = load_settings(context.obj)
+    found = dry_run_of(context, settings, (file, contains), reason, deadline, tenant, quiet=as_json)
+    if not found.owners:
+        fix = "`ft-dagster audit record` says what it was compared with"
+        raise UserError("nothing here holds these records", field="FILE", fix=fix)
+    identities = [bytes.fromhex(each) for one in found.records if one.places for each in one.exact]
+    user, named, store = ReleaseRequest(reason, by).user, new_request_id(), settings.open_store()
+    entries, policies = list[ErasureEntry](), settings.policies()
+    for owner in found.owners:
+        key = refusal_key(settings.keys_folder, owner)
+        asked = ErasureEntry(
+            REQUEST,
+            named,
+            owner,
+            user,
+            reason,
+            due=found.due,
+            key=key.id,
+            refusals=refusals(key, identities),
+            records=sum(bool(one.places) for one in found.records),
+            holders=len(found.held_by(owner)),
+            retrains=tuple(each.variant for each in found.retrains if each.variant.startswith(f"{owner}.")),
+            approvers=policies.of(owner).approvers,
+        )
+        entries.append(append(store, owner, partial(_new, asked)))
+    if as_json:
+        print_json({"request": named, "entries": [asdict(entry) for entry in entries]})
+        return
+    for entry in entries:
+        waits = f"; waits for approval by {' or '.join(entry.approvers)}" if entry.approvers else ""
+        tell(f"{named} of {entry.owner or 'what is shared'}, due {entry.due}{waits}")
+
+
+def _new(asked: ErasureEntry, _: object) -> ErasureEntry:
+    return asked
+
+
+@erase.command()
+def approve(
+    context: typer.Context, request: Request, reason: Reason, by: By = None, as_json: Json = False
+) -> None:
+    """Approve a request, as one of its approvers; it is refused while a legal hold stands."""
+    from ft_dagster.lineage.erasures import approve
+
+    _decided(context, request, reason, by, approve, as_json=as_json)
+
+
+@erase.command()
+def hold(
+    context: typer.Context,
+    request: Request,
+    reason: Reason,
+    lift: Annotated[bool, typer.Option("--lift", help="End the hold")] = False,
+    by: By = None,
+    as_json: Json = False,
+) -> None:
+    """Stop a request by a legal hold, with its reason, or end the hold."""
+    from ft_dagster.lineage.erasures import hold
+
+    _decided(context, request, reason, by, partial(hold, lift=lift), as_json=as_json)
+
+
+@erase.command()
+def status(context: typer.Context, tenant: ForTenant = None, as_json: Json = False) -> None:
+    """Show how each request stands, and how many days are left; the one that is due first comes first."""
+    from ft_dagster.lineage.erasures import owners_with_erasures, read_erasures, states
+
+    store, today = load_settings(context.obj).open_store(), datetime.now(UTC).date()
+    owners = [owner for owner in owners_with_erasures(store) if tenant in (None, owner)]
+    found = sorted(
+        (state for owner in owners for state in states(read_erasures(store, owner))),
+        key=lambda state: (state.asked.due, state.asked.at),
+    )
+    if as_json:
+        said = [{**asdict(each), "status": each.said, "days_left": each.days_left(today)} for each in found]
+        print_json({"requests": said})
+        return
+    if not found:
+        tell("no erasure was asked for")
+        return
+    rows = [
+        (
+            each.asked.request,
+            each.asked.owner or "shared",
+            each.asked.due,
+            _left(each.days_left(today)),
+            each.said,
+            ", ".join(each.asked.retrains) or "none",
+        )
+        for each in found
+    ]
+    print_parts([ShownRows(("request", "of", "due", "left", "stands", "train again"), rows)])
+
+
+def _left(days: int) -> str:
+    return f"{counted(-days, 'day')} late" if days < 0 else counted(days, "day")
+
+
+def _decided(
+    context: typer.Context,
+    request: str,
+    reason: str,
+    by: str | None,
+    decide: Callable[..., ErasureEntry],
+    *,
+    as_json: bool,
+) -> None:
+    """Put a decision into each log that has the request."""
+    from ft_dagster.lineage.erasures import owners_with_erasures, read_erasures, states
+    from ft_dagster.lineage.release import ReleaseRequest
+
+    _refuse_blank(reason)
+    store, user = load_settings(context.obj).open_store(), ReleaseRequest(reason, by).user
+    logs = {owner: states(read_erasures(store, owner)) for owner in owners_with_erasures(store)}
+    every = {state.asked.request for log in logs.values() for state in log}
+    named = [each for each in every if request and each.startswith(request)]
+    if len(named) != 1:
+        problem = "several requests begin so" if named else "no such request"
+        fix = "`ft-dagster erase status` lists them"
+        raise UserError(problem, field="REQUEST", value=request, fix=fix)
+    having = [owner for owner, log in logs.items() if any(state.asked.request == named[0] for state in log)]
+    entries = [decide(store, owner, named[0], by=user, reason=reason) for owner in having]
+    if as_json:
+        print_json({"entries": [asdict(entry) for entry in entries]})
+        return
+    for entry in entries:
+        tell(f"{entry.request} of {entry.owner or 'what is shared'}: {entry.action} by {entry.by}")
 
 
 def dry_run_of(

@@ -30,12 +30,14 @@ MANIFEST = "application/vnd.in-toto+json"
 TOMBSTONE = "application/vnd.ft-dagster.tombstone+json"
 RELEASE = "application/vnd.ft-dagster.release+json"
 MIRRORED = "application/vnd.ft-dagster.mirrored+json"  # a checkpoint of a training
+ERASURE = "application/vnd.ft-dagster.erasure+json"  # an entry of an erasure log
 CHECKPOINT = "application/vnd.ft-dagster.checkpoint+json"
 COUNT: Mapping[str, tuple[Role, ...]] = {  # whose signature counts on what
     MANIFEST: ("builder", "auditor"),
     TOMBSTONE: ("builder", "auditor"),
     RELEASE: ("builder", "approver", "auditor"),
     MIRRORED: ("builder",),
+    ERASURE: ("builder", "approver", "auditor"),
     CHECKPOINT: ("builder", "approver", "auditor"),
 }
 TRUST_FILE = "trust.yaml"

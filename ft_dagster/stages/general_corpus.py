@@ -14,6 +14,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.stale import StaleCause, stage_raised
 from ft_dagster.records.record_keys import RESTORE, SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.records.record_tree import FIGURES
+from ft_dagster.records.refusals import refused_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
 from ft_dagster.spec.load import corpus_file, corpus_files
@@ -124,13 +125,14 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
 
         figures = build_general_corpus(
             name, spec, settings.project, attempt.payload, say,
-            evidence=attempt.evidence, frozen=Frozen(sources, settings.cache_folder),
+            evidence=attempt.evidence, frozen=Frozen(sources, settings.cache_folder, erased),
             secret=_oldest_key(settings).secret if spec.canaries else b"",
         )  # fmt: skip
         key = keys_of(settings.keys_folder, SHARED_OWNER).current
         return {**figures, FIGURES: grow_tree(attempt.evidence, key).to_json()}
 
     store = settings.open_store()
+    erased = refused_of(store, settings.keys_folder, SHARED_OWNER).since
     artifact = make_artifact(store, settings.work_folder, recipe, build)
     if artifact.reused:
         _check_bytes(settings, store, artifact)

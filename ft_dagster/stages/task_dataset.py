@@ -55,7 +55,7 @@ def build(inputs: DatasetInputs, context: BuildContext, attempt: Attempt) -> dic
     figures = build_task_dataset(
         inputs.spec, context.project, file, attempt.payload, context.say,
         evidence=attempt.evidence, asked=DeclaredAt(context.declared_in, roots=context.roots),
-        frozen=Frozen(inputs.fingerprints, context.cache),
+        frozen=Frozen(inputs.fingerprints, context.cache, context.erased),
     )  # fmt: skip
     return {**figures, FIGURES: grow_tree(attempt.evidence, context.record_key).to_json()}
 

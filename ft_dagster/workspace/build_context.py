@@ -23,6 +23,7 @@ from ft_dagster.models.derived import (
 )
 from ft_dagster.program import TRAINING
 from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey, keys_of
+from ft_dagster.records.refusals import refused_of
 from ft_dagster.roots import Roots
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import GENERAL_CORPUS, MODEL_EXPORT
@@ -89,6 +90,12 @@ class BuildContext:
     def resume_points(self) -> int:
         """Return how many states of a training's first pass are kept with its model."""
         return self._workspace.settings.retention.of(self.key.tenant).resume_points
+
+    @property
+    def erased(self) -> Callable[[bytes], str | None]:
+        """Return what says when the erasure of one of the tenant's records was asked for; None of others."""
+        keys = self._workspace.settings.keys_folder
+        return refused_of(self._workspace.store, keys, self.key.tenant).since
 
     @property
     def record_key(self) -> RecordKey:

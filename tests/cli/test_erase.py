@@ -1,4 +1,4 @@
-"""The commands of an erasure, typed, over the kept store of an earlier version."""
+"""The commands of an erasure, typed, over the kept store of an earlier version and a new one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
+from tests.audit.histories import History, question
 from tests.kept_project import OLD_PROJECT
 
 pytestmark = pytest.mark.slow
@@ -72,6 +73,39 @@ def test_records_and_texts_come_from_standard_input(project: Path) -> None:
     assert {each["variant"] for each in rows["retrains"]} <= {each["variant"] for each in found["retrains"]}
 
 
+def test_a_request_is_logged_for_each_tenant_and_clocked(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    rows = [question(number) for number in range(30)]
+    made.dataset("acme.one", rows)
+    made.dataset("globex.two", rows)
+    file = tmp_path / "row.jsonl"
+    file.write_text(json.dumps(rows[3]))
+    typed(made.folder, "request", str(file), *REASON, "--by", "ann")
+    first, second = typed(made.folder, "status", "--json")["requests"]
+    assert {first["asked"]["owner"], second["asked"]["owner"]} == {"acme", "globex"}
+    assert first["asked"]["request"] == second["asked"]["request"]
+    assert (first["status"], first["days_left"] in (28, 29, 30, 31)) == ("approved", True)
+    stored = b"".join(one.read_bytes() for one in made.folder.rglob("erasures/*/*.json"))
+    assert rows[3]["prompt"].encode() not in stored
+    named = first["asked"]["request"]
+    typed(made.folder, "hold", named[:6], "--reason", "a trial")
+    assert "on hold: a trial" in typed(made.folder, "status")
+    assert "a trial" in refusal(made.folder, "approve", named, "--reason", "x")
+    typed(made.folder, "hold", named, "--reason", "ended", "--lift")
+    assert "on hold" not in typed(made.folder, "status")
+
+
+def test_the_approvers_of_the_policy_approve(project: Path, tmp_path: Path) -> None:
+    (project / "policy.yaml").write_text("schema_version: 1\napprovers: [dpo]\n")
+    typed(project, "request", str(tmp_path / "row.jsonl"), *REASON, "--tenant", "acme", "--by", "ann")
+    (asked,) = typed(project, "status", "--json")["requests"]
+    assert asked["status"] == "waits for approval by dpo"
+    named = asked["asked"]["request"]
+    assert "Ask dpo" in refusal(project, "approve", named, "--reason", "x", "--by", "ann")
+    typed(project, "approve", named, "--reason", "x", "--by", "dpo")
+    assert typed(project, "status", "--json")["requests"][0]["status"] == "approved"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -83,12 +117,16 @@ def test_records_and_texts_come_from_standard_input(project: Path) -> None:
         (["{row}", *REASON, "--deadline", "soon"], "not a day"),
         (["{row}", *REASON, "--deadline", "2001-01-01"], "a day that is past"),
         (["{row}", *REASON, "--within", "acme"], "no text is searched for"),
+        (["approve", "zzz", *REASON], "no such request"),
+        (["request", "{none}", *REASON], "nothing here holds these records"),
     ],
 )
 def test_each_mistake_is_one_line_and_repeats_no_text(
     project: Path, tmp_path: Path, words: list[str], said: str
 ) -> None:
-    line = refusal(project, *(str(tmp_path / "row.jsonl") if word == "{row}" else word for word in words))
+    (tmp_path / "none.jsonl").write_text('{"prompt": "nobody asked", "completion": "no"}')
+    places = {"{row}": str(tmp_path / "row.jsonl"), "{none}": str(tmp_path / "none.jsonl")}
+    line = refusal(project, *(places.get(word, word) for word in words))
     assert said in line
     assert "\n" not in line
     assert "Jane" not in line

@@ -82,6 +82,8 @@ ASKED = [
     ["trust", "checkpoints"],
     ["erase", "plan", "{folder}/row.jsonl", "--reason", "art. 17"],
     ["erase", "--contains", "{folder}/row.txt", "--reason", "art. 17"],
+    ["erase", "request", "{folder}/row.jsonl", "--reason", "art. 17", "--by", "me"],
+    ["erase", "status"],
 ]
 MOVED = ["--base-model", "{folder}/project/models/tiny", "--allow-dropped", "9", "--dry-run"]
 TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -101,6 +103,7 @@ PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
 LONG = {  # what trains, serves or asks a server; their tables are tested where they are made
     *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay", "audit crossings"),
     *("canaries plant", "trust countersign", "trust proof", "trust sign", "trust unsigned", "trust witness"),
+    *("erase approve", "erase hold"),
 }
 
 

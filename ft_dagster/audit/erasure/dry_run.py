@@ -151,9 +151,21 @@ class ErasureDryRun:
         return sum(known) if len(known) == len(self.retrains) else None
 
     @property
+    def owners(self) -> list[str]:
+        """Return whose parts of the store hold a record: tenants, and "" of what all share."""
+        return sorted({_owner(each) for each in self.holders})
+
+    def held_by(self, owner: str) -> list[Holder]:
+        return [each for each in self.holders if _owner(each) == owner]
+
+    @property
     def shared(self) -> tuple[Holder, ...]:
         """Return the places that all tenants share."""
         return tuple(each for each in self.holders if each.variant is None)
+
+
+def _owner(holder: Holder) -> str:
+    return (holder.variant or "").partition(".")[0]
 
 
 class Asked(NamedTuple):

@@ -18,6 +18,7 @@ from ft_dagster.data.rows.dataset_schema import ORIGIN
 from ft_dagster.data.rows.dedup import SeenRows
 from ft_dagster.data.rows.planted import FILE as CANARIES
 from ft_dagster.data.rows.planted import SOURCE, Canary, Planted, canaries_of, places_of, references_of
+from ft_dagster.data.rows.refused import unless_erased
 from ft_dagster.data.rows.rows import Row, RowPlace, normalize_text, rename
 from ft_dagster.data.rows.sources import Columns, noting_columns, read_raw
 from ft_dagster.data.rows.splits import position_of
@@ -78,10 +79,11 @@ def build_general_corpus(
     prints = [None] * len(spec.sources) if frozen is None else frozen.fingerprints
     asked = [DeclaredAt(declared_in, f"sources[{i}]") for i in range(len(spec.sources))]
     counts, say = _Counts(), progress or (lambda line: None)
+    since = None if frozen is None else frozen.erased
 
     def kept(counts: _Counts, say: Callable[[str], None]) -> Iterator[Row]:
         streams = [
-            _documents(pinned(source, print_), spec, project, where, counts)
+            unless_erased(_documents(pinned(source, print_), spec, project, where, counts), since)
             for source, print_, where in zip(spec.sources, prints, asked, strict=True)
         ]
         return _kept(streams, spec, counts, say)

@@ -40,6 +40,7 @@ from ft_dagster.data.rows.dataset_schema import (
 from ft_dagster.data.rows.decontaminate import EvaluationItem, read_items
 from ft_dagster.data.rows.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.rows.faults import fault_of, malformed
+from ft_dagster.data.rows.refused import unless_erased
 from ft_dagster.data.rows.rows import Row, in_batches
 from ft_dagster.data.rows.sources import Columns, read_rows
 from ft_dagster.data.rows.splits import (
@@ -106,7 +107,10 @@ def build_task_dataset(
     with ExitStack() as files, tempfile.TemporaryFile(dir=out) as spool, heap_frozen():
         dropped = _writer(files, evidence, DROPPED, DROPPED_SCHEMA)
         read = partial(read_rows, formats=formats, columns=columns)
-        rows_read = _rows(spec, project, read=read, say=say, asked=asked, frozen=frozen)
+        rows_read = unless_erased(
+            _rows(spec, project, read=read, say=say, asked=asked, frozen=frozen),
+            None if frozen is None else frozen.erased,
+        )
         with pa.ipc.new_stream(spool, SPOOL_SCHEMA) as kept:
             for batch in in_batches(rows_read, lambda row: row.size):
                 before, left_out = filters.read, filters.left_out(batch)

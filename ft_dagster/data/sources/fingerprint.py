@@ -5,7 +5,7 @@ commit.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -45,10 +45,13 @@ Fingerprint = list[SourceFile]
 
 
 class Frozen(NamedTuple):
-    """Holds the fingerprint of each source as declared; `cache` remembers the hashes of unchanged files."""
+    """Holds the fingerprint of each source as declared; `cache` remembers the hashes of unchanged files.
+    `erased`: says of a record, by its identity, when its erasure was asked for, None of others.
+    """
 
     fingerprints: Sequence[Fingerprint]
     cache: Path | None = None
+    erased: Callable[[bytes], str | None] | None = None
 
 
 def fingerprint(

@@ -1,0 +1,255 @@
+"""Keeps the erasure log of each tenant, and of what all share: who asked for an erasure, who approved it, and
+what holds it.
+
+`erasures/<tenant>/000001.json` (`_shared`), an entry a file, numbered without a gap, created exclusively, and
+naming in `previous` the sha256 of the one before; `head.json`, written after each, counts them. An entry has
+no text and no identity of a record: only HMACs under a refusal key that is not in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Any, Literal, get_args
+
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.signing import ERASURE
+from ft_dagster.schema_version import refuse_newer
+from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.numbered import numbered, numbers
+from ft_dagster.store.signatures import moment, require, sign
+from ft_dagster.strict_json import loads
+
+FOLDER, SHARED_FOLDER, HEAD = "erasures", "_shared", "head.json"
+SCHEMA_VERSION, TRIES = 1, 8
+RESTORE = "Restore the log's folder from a backup"
+Action = Literal["request", "approve", "hold", "lift"]
+REQUEST: Action = "request"
+APPROVE: Action = "approve"
+HOLD: Action = "hold"
+LIFT: Action = "lift"
+
+
+@dataclass(frozen=True)
+class ErasureEntry:
+    """Is an entry of an erasure log. `request`: the id of the request that it is about; `at`: ISO 8601, UTC.
+
+    Of a request alone: `due`, the day by which it has to be done; `refusals`, the HMAC-SHA256 of the
+    identities (hex), by the refusal key of the id `key`; `records`: how many were asked for; `holders` and
+    `retrains`: how many artifacts held one then, and the variants that had to train again; `approvers`: who
+    alone may approve it, none: it needs no approval.
+    """
+
+    action: Action
+    request: str
+    owner: str
+    by: str
+    reason: str
+    at: str = ""
+    due: str = ""
+    key: str = ""
+    refusals: tuple[str, ...] = ()
+    records: int = 0
+    holders: int = 0
+    retrains: tuple[str, ...] = ()
+    approvers: tuple[str, ...] = ()
+    previous: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def from_json(cls, content: Any, *, file: str) -> ErasureEntry:
+        """Read an entry. Raises UserError, naming the file: no entry, or one of a newer ft-dagster."""
+        try:
+            refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
+            lists = {name: tuple(map(str, content[name])) for name in ("refusals", "retrains", "approvers")}
+            found = cls(**{**content, **lists})
+            if found.action not in get_args(Action):
+                raise ValueError("no action")
+            if found.action == REQUEST:
+                date.fromisoformat(found.due)
+        except (ValueError, KeyError, TypeError):
+            raise UserError("not an entry of an erasure log", file=file, fix=RESTORE) from None
+        return found
+
+
+@dataclass(frozen=True)
+class ErasureState:
+    """Says how a request stands. `asked`: its entry; `approved`: by whom and when, None while it waits;
+    `held`: the entry that holds it, None where nothing does.
+    """
+
+    asked: ErasureEntry
+    approved: ErasureEntry | None = None
+    held: ErasureEntry | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Say whether its records are refused: it is approved, or needs no approval, and nothing holds it."""
+        return self.held is None and (self.approved is not None or not self.asked.approvers)
+
+    @property
+    def said(self) -> str:
+        if self.held is not None:
+            return f"on hold: {self.held.reason}"
+        return "approved" if self.acts else f"waits for approval by {' or '.join(self.asked.approvers)}"
+
+    def days_left(self, today: date) -> int:
+        """Return the days until it is due; below 0 where it is late."""
+        return (date.fromisoformat(self.asked.due) - today).days
+
+
+def folder_of(owner: str) -> str:
+    return f"{FOLDER}/{owner or SHARED_FOLDER}"
+
+
+def owners_with_erasures(store: Store) -> list[str]:
+    """Return whose logs there are; "" of what all share."""
+    return sorted("" if name == SHARED_FOLDER else name for name in store.names(FOLDER))
+
+
+def read_erasures(store: Store, owner: str) -> list[ErasureEntry]:
+    """Return all entries of an owner, oldest first. Raises UserError that names the entry: one that is
+    missing, was changed, cannot be read, or bears no signature where it needs one.
+    """
+    return _read(store, owner)[0]
+
+
+def _read(store: Store, owner: str) -> tuple[list[ErasureEntry], str | None]:
+    """Return the entries, and the sha256 of the newest."""
+    folder = folder_of(owner)
+    counted, newest = _head(store, folder)
+    last = max(counted, *numbers(store, folder), 0)
+    entries: list[ErasureEntry] = []
+    previous: str | None = None
+    contents = store.read_each([numbered(folder, number) for number in range(1, last + 1)])
+    for number, content in enumerate(contents, start=1):
+        file = store.uri(numbered(folder, number))
+        if content is None:
+            raise UserError("this entry of an erasure log is missing", file=file, fix=RESTORE)
+        entry = _entry(content, file)
+        if entry.previous != previous or entry.owner != owner:
+            problem = "an entry of an erasure log that was not written after the one before it"
+            raise UserError(problem, file=file, fix=RESTORE)
+        require(store, folder, content, ERASURE, moment(entry.at), where=file)
+        previous = hashlib.sha256(content).hexdigest()
+        if number == counted and previous != newest:
+            changed = f"this entry of an erasure log is not the one that {HEAD} was written after"
+            raise UserError(changed, file=file, fix=RESTORE)
+        entries.append(entry)
+    return entries, previous
+
+
+def _entry(content: bytes, file: str) -> ErasureEntry:
+    try:
+        said = loads(content)
+    except ValueError:
+        raise UserError("not an entry of an erasure log", file=file, fix=RESTORE) from None
+    return ErasureEntry.from_json(said, file=file)
+
+
+def _head(store: Store, folder: str) -> tuple[int, str]:
+    path = f"{folder}/{HEAD}"
+    try:
+        head = store.read_json(path)
+        count, sha256 = head["entries"], str(head["sha256"])
+        if type(count) is not int or count < 1:
+            raise ValueError("not a number of entries")
+    except FileNotFoundError:
+        return 0, ""
+    except (ValueError, KeyError, TypeError):
+        raise UserError("not the head of an erasure log", file=store.uri(path), fix=RESTORE) from None
+    return count, sha256
+
+
+def append(
+    store: Store, owner: str, decide: Callable[[Sequence[ErasureEntry]], ErasureEntry]
+) -> ErasureEntry:
+    """Append what `decide` makes of the log, dated; asked again where another writer was faster. Raises
+    UserError.
+    """
+    folder = folder_of(owner)
+    for tried in range(TRIES):
+        entries, previous = _read(store, owner)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = replace(decide(entries), owner=owner, at=at, previous=previous)
+        content, number = as_stored(asdict(entry)), len(entries) + 1
+        sign(store, folder, content, ERASURE)
+        if store.create_exclusively(numbered(folder, number), content):
+            sha256 = hashlib.sha256(content).hexdigest()
+            head = {"schema_version": SCHEMA_VERSION, "entries": number, "sha256": sha256}
+            store.write_json(f"{folder}/{HEAD}", head)
+            return entry
+        time.sleep(random.uniform(0, min(0.5, 0.01 * 2**tried)))
+    fix = "Look who writes to this log, and run it again"
+    raise UserError(f"others were faster {TRIES} times", file=store.uri(folder), fix=fix)
+
+
+def new_request_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def states(entries: Iterable[ErasureEntry]) -> list[ErasureState]:
+    """Return how each request of a log stands; the one that is due first comes first."""
+    found: dict[str, ErasureState] = {}
+    for entry in entries:
+        state = found.get(entry.request)
+        if entry.action == REQUEST:
+            found[entry.request] = ErasureState(entry)
+        elif state is not None and entry.action == APPROVE:
+            found[entry.request] = replace(state, approved=entry)
+        elif state is not None:
+            found[entry.request] = replace(state, held=entry if entry.action == HOLD else None)
+    return sorted(found.values(), key=lambda state: (state.asked.due, state.asked.at))
+
+
+def state_of(entries: Iterable[ErasureEntry], request: str) -> ErasureState:
+    """Return how a request stands. Raises UserError where there is none."""
+    found = next((each for each in states(entries) if each.asked.request == request), None)
+    if found is None:
+        fix = "`ft-dagster erase status` lists them"
+        raise UserError("no such request", field="REQUEST", value=request, fix=fix)
+    return found
+
+
+def approve(store: Store, owner: str, request: str, *, by: str, reason: str) -> ErasureEntry:
+    """Approve a request. Raises UserError for who is none of its approvers, and while it is on hold."""
+
+    def decide(entries: Sequence[ErasureEntry]) -> ErasureEntry:
+        state = state_of(entries, request)
+        allowed = state.asked.approvers
+        if allowed and by not in allowed:
+            problem, fix = f"{by} may not approve an erasure", f"Ask {' or '.join(allowed)}"
+            raise UserError(problem, field="approvers", value=by, fix=fix)
+        _refuse_held(state)
+        return ErasureEntry(APPROVE, request, owner, by, reason)
+
+    return append(store, owner, decide)
+
+
+def hold(store: Store, owner: str, request: str, *, by: str, reason: str, lift: bool = False) -> ErasureEntry:
+    """Stop a request by a legal hold, or `lift` that. Raises UserError for one that is held already, or not
+    held.
+    """
+
+    def decide(entries: Sequence[ErasureEntry]) -> ErasureEntry:
+        state = state_of(entries, request)
+        if lift and state.held is None:
+            fix = "`ft-dagster erase status` says how requests stand"
+            raise UserError("nothing holds this request", field="REQUEST", value=request, fix=fix)
+        if not lift:
+            _refuse_held(state)
+        return ErasureEntry(LIFT if lift else HOLD, request, owner, by, reason)
+
+    return append(store, owner, decide)
+
+
+def _refuse_held(state: ErasureState) -> None:
+    if state.held is not None:
+        problem = f"{state.held.by} holds this request since {state.held.at[:10]}: {state.held.reason}"
+        fix = "`ft-dagster erase hold --lift REQUEST --reason ...` lifts the hold"
+        raise UserError(problem, field="REQUEST", value=state.asked.request, fix=fix)

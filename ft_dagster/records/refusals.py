@@ -1,0 +1,72 @@
+"""Knows the records that were erased on request, by HMACs alone, so that none comes back.
+
+The refusal key of a tenant is its own, in the keys' folder and never in the store: who has the store cannot
+try a guessed text. Each record is compared exactly; one that is nearly it is another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.erasures import read_erasures, states
+from ft_dagster.records.record_keys import BACKUP, OwnerKeys, RecordKey, keys_of, owners
+from ft_dagster.store import Store
+
+FOLDER = "refusals"  # of the keys' folder
+
+
+def refusal_key(keys: Path, owner: str) -> RecordKey:
+    """Return the refusal key of an owner, made on first use. Raises UserError as `keys_of`."""
+    return _keys(keys, owner).current
+
+
+def _keys(keys: Path, owner: str) -> OwnerKeys:
+    """Return the refusal keys of an owner; a pod makes none of the record keys that its backup has."""
+    if os.environ.get(BACKUP) and owner not in owners(keys / FOLDER):
+        fix = f"Mount the keys' folder there: {BACKUP} holds the keys of record trees alone"
+        raise UserError(f"no refusal key of {owner or 'what all share'}", file=keys / FOLDER, fix=fix)
+    return keys_of(keys / FOLDER, owner)
+
+
+def refusals(key: RecordKey, identities: Iterable[bytes]) -> tuple[str, ...]:
+    """Return what a request keeps of records: the HMAC-SHA256 of each identity, in order, hex."""
+    return tuple(sorted({each.hex() for each in key.lookups(identities)}))
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Holds what is refused of an owner: by key, HMAC -> the day on which it was asked for."""
+
+    by_key: tuple[tuple[RecordKey, Mapping[bytes, str]], ...] = ()
+
+    def since(self, identity: bytes) -> str | None:
+        """Return the day on which the erasure of a record was asked for; None of one that may be used."""
+        found = (days.get(key.lookup(identity)) for key, days in self.by_key)
+        return next((day for day in found if day is not None), None)
+
+
+def refused_of(store: Store, keys: Path, owner: str) -> Refused:
+    """Return what is refused of an owner; nothing is read of the keys where nothing is. Raises UserError
+    where the log cannot be read, and where a key is lost that it names: nothing could be compared.
+    """
+    days = defaultdict[str, dict[bytes, str]](dict)
+    for state in states(read_erasures(store, owner)):
+        if state.acts:
+            asked = state.asked
+            days[asked.key] |= {bytes.fromhex(one): asked.at[:10] for one in asked.refusals}
+    if not days:
+        return Refused()
+    owned, found = _keys(keys, owner), []
+    for name, by_hmac in days.items():
+        key = owned.of_id(name)
+        if key is None:
+            problem = f"the refusal key {name} of {owner or 'what is shared'} is not here"
+            fix = "Restore it from a backup: without it an erased record could come back"
+            raise UserError(problem, file=keys / FOLDER, fix=fix)
+        found.append((key, by_hmac))
+    return Refused(tuple(found))
