@@ -48,6 +48,8 @@ from ft_dagster.store.contents import contents_of
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
+from ft_dagster.training.checkpoints import MANIFEST
+from ft_dagster.training.retrain.resume_points import FOLDER
 from ft_dagster.workspace.corpora import prefix_of_corpus
 from tests.certificates import certificate
 
@@ -183,9 +185,12 @@ class History:
         plan: Artifact | None = None,
         measured: str = "",
         wrote: Sequence[str] = (),
+        steps: int = 1,
+        points: Sequence[int] = (),
     ) -> Artifact:
         """Trained `times` times on each of the first `reached` examples (None: all). `measured`: on what the
-        validation loss was. `wrote`: what it answered at a look of its training.
+        validation loss was. `wrote`: what it answered at a look of its training. `points`: of its `steps`,
+        those after which a state is kept.
         """
         inputs = {"training_mixture": mixture, "base_model": base}
         inputs |= {} if plan is None else {"training_plan": plan}
@@ -202,8 +207,12 @@ class History:
                 lines = [{"step": 0, "loss": 1.0}, {"step": 8, "degeneration": {"answers": [*wrote]}}]
                 log = "".join(f"{json.dumps(line)}\n" for line in lines)
                 (attempt.evidence / "log.jsonl").write_text(log, "utf-8")
+            for point in points:
+                folder = attempt.evidence / FOLDER / f"checkpoint-{point}"
+                folder.mkdir(parents=True)
+                (folder / MANIFEST).write_text("{}", "utf-8")
             figures = {"measured_on": {"validation loss": measured}} if measured else {}
-            return {"steps": 1, "flops": 10, **figures}
+            return {"steps": steps, "flops": 10, **figures}
 
         return self._make(
             self._recipe("fine_tuned_model", variant, inputs, {"seed": seed, "times": counts}), build

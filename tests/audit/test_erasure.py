@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.audit.audit import Audit
+from ft_dagster.audit.erasure.course_before import points_of
 from ft_dagster.audit.erasure.deadline import GDPR, LATER, SAID, due_day, one_month_after
 from ft_dagster.audit.erasure.dry_run import Asked, ErasureDryRun, Took, dry_run
 from ft_dagster.audit.records import record
@@ -19,7 +20,10 @@ from ft_dagster.audit.search.search import look_through
 from ft_dagster.audit.sought_record import parse_record, parse_records
 from ft_dagster.errors import UserError
 from ft_dagster.store import Artifact
+from ft_dagster.training.contract import Plan
+from ft_dagster.training.retrain.course import bins_of
 from tests.audit.histories import History, question
+from tests.training.runs import LORA, TRAINING
 
 pytestmark = pytest.mark.slow
 DUE = date(2026, 12, 31)
@@ -154,3 +158,21 @@ def test_a_deadline_is_a_day_to_come_and_a_late_one_is_said() -> None:
     for wrong in ("tomorrow", "2026-13-01", "20261210", "2026-12-02", ""):
         with pytest.raises(UserError, match="deadline"):
             due_day(wrong, today)
+
+
+def test_a_kept_state_before_the_first_reading_is_foreseen_with_its_share(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    rows = [question(number) for number in range(40)]
+    mixture = made.mixture("acme.one", made.dataset("acme.one", rows))
+    settings = {**TRAINING, "num_train_epochs": 1.0, "packing": False, "gradient_accumulation_steps": 1}
+    planned = {"method": LORA, "training": settings, "ranks": 1}
+    content = {"schema_version": 1, **planned, "device": {"kind": "cpu", "count": 1}}
+    made_of = {"training_mixture": mixture}
+    plan = made._put("training_plan", "tenants/acme/one", {"plan.json": content}, made_of, planned)
+    steps = len(bins_of(made._payload(mixture), Plan.model_validate(content), 0, tmp_path)) // 2
+    model = made.model("acme.one", mixture, made.base(), plan=plan, steps=steps, points=(2, steps - 1))
+    audit = made.audit()
+    found = [each for row in rows for each in of_rows(audit, row).retrains]
+    courses = {(each.how, round(each.share * steps)) for each in found}
+    assert courses == {("FROM START", steps), ("RESUMED", steps - 2), ("RESUMED", 1)}
+    assert points_of(model) == [2, steps - 1]
