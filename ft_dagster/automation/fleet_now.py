@@ -181,8 +181,8 @@ class FleetReader:
         """Return the table with the variants of other instances and projects, which share the host's devices
         and may have the same names, called what they are.
         """
-        rows = [row for row in (*devices.devices, *devices.waiting) if row.run_id]
-        known = self.instance.get_runs(dg.RunsFilter(run_ids=[row.run_id for row in rows])) if rows else []
+        ids = [row.run_id for row in devices.devices if row.run_id] + [row.run_id for row in devices.waiting]
+        known = self.instance.get_runs(dg.RunsFilter(run_ids=ids)) if ids else []
         own = {run.run_id for run in known if is_own(run)} | {""}
         held = tuple(row if row.run_id in own else _of_others(row) for row in devices.devices)
         wait = tuple(row if row.run_id in own else _of_others(row) for row in devices.waiting)
