@@ -194,6 +194,8 @@ class Estimate(SurveyDocument):
     def to_json(self) -> dict[str, Any]:
         foretold = {"predicted": _plain(self.predicted.to_json())}
         whole = {"schema_version": SCHEMA_VERSION, **super().to_json(), **foretold}
+        if not self.storage.resume_points_bytes:  # as those wrote it that knew of none
+            del whole["storage"]["resume_points_bytes"]
         return whole if self.judged_on else {k: v for k, v in whole.items() if k != "judged_on"}
 
     @classmethod

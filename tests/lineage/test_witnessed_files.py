@@ -155,6 +155,7 @@ def test_a_checkpoint_that_the_thief_wrote_anew_is_another(site: Site) -> None:
 
 
 def test_without_a_witness_nothing_stands(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "ft_dagster.store.witness")
     after = site.revoked()
     after.witnesses = None
     assert not any(stands(after, each) for each in site.one)

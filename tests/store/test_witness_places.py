@@ -107,6 +107,7 @@ def test_a_number_is_taken_once(address: str, tmp_path: Path) -> None:
 def test_one_that_is_down_is_told_the_next_time_and_strict_refuses(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", "ft_dagster.store.witness")
     address, away = f"git+{repository}", repository.with_name("away")
     repository.rename(away)
     here = opened(address, tmp_path / "here")
