@@ -81,7 +81,7 @@ class Audit:
         return [each for each in artifacts if self.allows(each)]
 
     def owners(self) -> dict[str, tuple[int, str]]:
-        """Return whose records may be looked up: name -> (number in the index, id of the key)."""
+        """Return whose records may be looked up: name -> (number in the index, ids of the keys)."""
         return {
             name: owner
             for name, owner in self.index.owners().items()
@@ -92,8 +92,8 @@ class Audit:
         """Say of each key that was found lost when the index was opened, in one line."""
         return [
             f"the key {lost.key} of {lost.owner or 'what is shared'} is no longer in "
-            f"{self.settings.keys_folder}, {lost.current} is in its place: answers are whole, and nothing "
-            "can be proved by the trees that it orders. Restore it from a backup "
+            f"{self.settings.keys_folder}, {lost.current} is in its place: nothing can "
+            "be proved by the trees that it orders. Restore it from a backup "
             "(`ft-dagster audit key restore FILE`)"
             for lost in self.followed.lost
             if self.tenant in (None, lost.owner) or lost.owner == SHARED_OWNER
@@ -103,6 +103,13 @@ class Audit:
         if owner not in self._keys:
             self._keys[owner] = keys_of(self.settings.keys_folder, owner)
         return self._keys[owner]
+
+    def lookups(self, owner: str, name: bytes) -> list[bytes]:
+        """Return what the index may know a record or question of an owner by: a lookup a key. By the shared
+        ones it knows records of trees whose own key is lost.
+        """
+        keys = {key.id: key for who in (owner, SHARED_OWNER) for key in self.keys(who).keys}
+        return [key.lookup(name) for key in keys.values()]
 
     def artifact(self, indexed: Indexed) -> Artifact:
         """Return what its manifest says, also where retention removed it; see `said`."""

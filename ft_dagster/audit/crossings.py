@@ -1,9 +1,10 @@
-"""Says whether a tenant's record is in a mixture of another, from record trees and the platform's keys.
+"""Says whether a tenant's record is in a mixture of another, from record evidence.
 
-The identities of a tenant's records are looked up, under the key of another tenant, among the leaves of that
-one's mixtures: no text is read. Text of a corpus, and rows of a file that both tenants read and that is
-neither's own, are what the platform gives to both: they are counted apart. What was found in a mixture is
-remembered on this host, by the manifests of mixture and data sets.
+What a tenant's records are known by under the key of what all tenants share is looked up among the rows of
+another one's mixtures: no text is read, and no tenant's own key. Files that have identities are compared
+under the shared key of the file that has none. Text of a corpus, and rows of a file that both tenants read
+and that is neither's own, are what the platform gives to both: they are counted apart. What was found in a
+mixture is remembered on this host, by the manifests of mixture and data sets.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from ft_dagster.audit.index.index import Indexed
 from ft_dagster.data.files.parquet import count_of, quoted, rows_of
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.data.rows.content import EXACT
-from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
+from ft_dagster.data.rows.dataset_io import ORIGINS
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.findings import recalled, remembered
 from ft_dagster.provenance.merkle import SIZE
 from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey
-from ft_dagster.records.record_tree import TREE, TreeHead, identity_form
+from ft_dagster.records.record_tree import TREE, TreeHead, identity_form, row_files
+from ft_dagster.records.sealed_rows import shared_key_of, shared_names
 from ft_dagster.roots import Roots, is_address
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, MODEL_EXPORT, TASK_DATASET, TRAINING_MIXTURE
 
@@ -90,10 +92,10 @@ class CrossingsAnswer:
 
 
 class _Mixture(NamedTuple):
-    """Is a mixture whose tree can be searched, by the key that orders it."""
+    """Is a mixture whose rows can be searched. `shared`: the id of the shared key that knows them."""
 
     indexed: Indexed
-    key: RecordKey
+    shared: str
     form: int
 
 
@@ -177,15 +179,11 @@ class _Search:
             if head is None or not self._audit.stored.has(artifact, f"evidence/{TREE}"):
                 self._unshown[f"{named} is older than record trees"] = None
                 return None
-            key = self._audit.keys(indexed.tenant).of_id(head.key)
-            if key is None:
-                self._unshown[f"{named}: the key {head.key} that orders its records is not here"] = None
-                return None
-            self._audit.stored.evidence(artifact)
+            shared = shared_key_of(self._audit.stored.evidence(artifact) / ORIGINS)
         except UserError as error:
             self._unshown[f"{named}: {error}"] = None
             return None
-        return _Mixture(indexed, key, head.identity)
+        return _Mixture(indexed, shared or self._audit.keys(SHARED_OWNER).current.id, head.identity)
 
     def datasets(self, tenant: str) -> list[Indexed]:
         """Return a tenant's data sets that name their records."""
@@ -211,7 +209,11 @@ class _Search:
         """Look for the records of an owner in all mixtures of another tenant."""
         datasets, mixtures = self.datasets(owner), self.mixtures(other)
         self._note_forms(owner, other, datasets, mixtures)
-        origins = self._found(datasets, mixtures) if datasets and mixtures else {}
+        origins = dict[_Mixture, list[_Origin]]()
+        for shared in dict.fromkeys(each.shared for each in mixtures):
+            known = [each for each in datasets if self._is_known(each, shared, other)]
+            if known:
+                origins |= self._found(known, [each for each in mixtures if each.shared == shared])
         theirs = {origin for each in datasets for origin in self._files_of(each)}
         roots = [self._audit.settings.roots(each) for each in (owner, other)]
         crossed, rows, texts = list[Crossing](), 0, 0
@@ -240,6 +242,22 @@ class _Search:
                 "is known by identity 2 nothing is shown there"
             ] = None
 
+    def _is_known(self, dataset: Indexed, shared: str, other: str) -> bool:
+        """Say whether a data set's records are known under a shared key; note it where they are not."""
+        folder, here = self._evidence(dataset), self._audit.keys(SHARED_OWNER)
+        files = (folder / name for name in row_files(folder))
+        names = {shared_key_of(file) for file in files} - {""}
+        named = f"data set {dataset.digest[:12]} of {dataset.variant} in {other}"
+        if None in names and here.of_id(shared) is None:
+            self._unshown[f"{named}: the shared key {shared} is not here"] = None
+            return False
+        if names - {None, shared}:
+            self._unshown[
+                f"{named}: rows of one are known under another shared key than those of the other"
+            ] = None
+            return False
+        return True
+
     def _found(
         self, datasets: Sequence[Indexed], mixtures: Sequence[_Mixture]
     ) -> dict[_Mixture, list[_Origin]]:
@@ -253,36 +271,37 @@ class _Search:
                 due.append(mixture)
             else:
                 found[mixture] = [_Origin(*each) for each in known]
-        rows = self._rows_of_trees(datasets, due) if due else {}
+        rows = self._rows_in(datasets, due) if due else {}
         for mixture, held in rows.items():
             origins = self._origins(mixture, held)
             found[mixture] = origins
             remembered(cache, _question(made_of, mixture), partial(_plain, origins))
         return found
 
-    def _rows_of_trees(
+    def _rows_in(
         self, datasets: Sequence[Indexed], mixtures: Sequence[_Mixture]
     ) -> dict[_Mixture, NDArray[np.bool_]]:
-        """Return for each mixture which of its rows are records of the data sets."""
+        """Return for each mixture which of its rows are records of the data sets, of which all are known by
+        one shared key.
+        """
+        key = self._audit.keys(SHARED_OWNER).of_id(mixtures[0].shared)
         evidence = {each: self._evidence(each.indexed) for each in mixtures}
         held = {each: np.zeros(count_of(evidence[each] / ORIGINS), np.bool_) for each in mixtures}
-        for block in self._identities(datasets):
-            for key in {each.key.id: each.key for each in mixtures}.values():
-                lookups = np.frombuffer(b"".join(key.lookups(block)), np.uint8).reshape(-1, SIZE)
-                sought = _Lookups(lookups)
-                for each in (one for one in mixtures if one.key.id == key.id):
-                    self._say(f"{len(block):,} records in mixture {each.indexed.digest[:12]}")
-                    for rows in _rows_with(evidence[each] / TREE, sought):
-                        held[each][rows] = True
+        for block in self._names(datasets, key):
+            sought = _Lookups(np.frombuffer(b"".join(block), np.uint8).reshape(-1, SIZE))
+            for each in mixtures:
+                self._say(f"{len(block):,} records in mixture {each.indexed.digest[:12]}")
+                for rows in _rows_with(evidence[each] / ORIGINS, sought, key):
+                    held[each][rows] = True
         return held
 
-    def _identities(self, datasets: Sequence[Indexed]) -> Iterator[list[bytes]]:
+    def _names(self, datasets: Sequence[Indexed], key: RecordKey | None) -> Iterator[list[bytes]]:
         block: list[bytes] = []
         for dataset in datasets:
             folder = self._evidence(dataset)
-            for file in (folder / ORIGINS, folder / DROPPED):
-                for batch in rows_of(file, "identity") if file.is_file() else ():
-                    block += [bytes.fromhex(identity) for (identity,) in batch]
+            for name in row_files(folder):
+                for batch in shared_names(folder / name, key):
+                    block += batch
                     if len(block) >= BLOCK:
                         yield block
                         block = []
@@ -307,9 +326,9 @@ class _Search:
     def _files_of(self, dataset: Indexed) -> set[tuple[str, str]]:
         """Return (declared path, file) of all rows of a data set."""
         folder, found = self._evidence(dataset), set[tuple[str, str]]()
-        for file in (folder / ORIGINS, folder / DROPPED):
-            rows = rows_of(file, f"DISTINCT path, {quoted('file')}") if file.is_file() else ()
-            found |= {(str(path or ""), str(name or "")) for batch in rows for path, name in batch}
+        for name in row_files(folder):
+            rows = rows_of(folder / name, f"DISTINCT path, {quoted('file')}")
+            found |= {(str(path or ""), str(of or "")) for batch in rows for path, of in batch}
         return found
 
     def _crossing(self, owner: str, mixture: Indexed, origins: Sequence[_Origin]) -> Crossing:
@@ -368,12 +387,13 @@ def _firsts(lookups: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(lookups[:, :8]).view(np.uint64).reshape(-1)
 
 
-def _rows_with(tree: Path, sought: _Lookups) -> Iterator[NDArray[np.int64]]:
-    """Yield the numbers of the rows whose leaves have one of these lookups; streamed."""
-    for batch in rows_of(tree, "lookup", "dropped", "row"):
-        lookups, dropped, rows = zip(*batch, strict=True)
-        places = sought.places(np.frombuffer(b"".join(lookups), np.uint8).reshape(-1, SIZE))
-        yield np.array([rows[place] for place in places if not dropped[place]], np.int64)
+def _rows_with(file: Path, sought: _Lookups, key: RecordKey | None) -> Iterator[NDArray[np.int64]]:
+    """Yield the numbers of the rows that have one of these lookups; streamed."""
+    first = 0
+    for batch in shared_names(file, key):
+        places = sought.places(np.frombuffer(b"".join(batch), np.uint8).reshape(-1, SIZE))
+        yield first + np.array(places, np.int64)
+        first += len(batch)
 
 
 def is_given(path: str, file: str, *tenants: Roots) -> bool:

@@ -20,11 +20,12 @@ from ft_dagster.audit.records import descendants
 from ft_dagster.audit.signed import signed_words
 from ft_dagster.audit.trained import (
     forms_of,
-    identities_as_known,
     identities_now,
-    identities_of,
     in_part,
     mixtures_of,
+    naming_of,
+    records_as_known,
+    records_of,
     training_records,
 )
 from ft_dagster.data.mixture.mixture_figures import GENERAL
@@ -159,14 +160,15 @@ def at(audit: Audit, variant: str, date: str, *, now: datetime | None = None) ->
     if weights is None:
         problem = f"the weights of version {serving} of {variant} are gone"
         raise UserError(problem, value=entry.weights, fix=fix)
-    records = len(identities_of(audit, weights))
+    records = len(records_of(audit, weights))
     return AtAnswer(variant, moment, entry.to_json(), model_answer(audit, weights), records, note)
 
 
 def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
     """Say what explains that model `b` behaves otherwise than `a`. Raises UserError."""
     one, other = audit.model(a), audit.model(b)
-    known = identities_now if len(forms_of(audit, one, other)) > 1 else identities_as_known
+    alike = len(forms_of(audit, one, other)) < 2 and len(naming_of(audit, one, other)) == 1
+    known = records_as_known if alike else identities_now
     before, after = (known(audit, model) for model in (one, other))
     added, removed = after.keys() - before.keys(), before.keys() - after.keys()
     first, second = (_flat(_settings(audit, each)) for each in (one, other))
@@ -184,7 +186,7 @@ def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
 
 def _some(audit: Audit, weights: Indexed, identities: set[bytes]) -> Iterator[Mapping[str, Any]]:
     wanted = {identity.hex() for identity in identities}
-    found = (one for one in training_records(audit, weights) if one.identity in wanted)
+    found = (one for one in training_records(audit, weights) if one.identity in wanted or one.known in wanted)
     return ({"identity": one.identity, **one.facts} for one in islice(found, FIRST))
 
 

@@ -20,7 +20,14 @@ from ft_dagster.audit.answers import (
 )
 from ft_dagster.audit.audit import Audit, inclusion, rows_stand
 from ft_dagster.audit.figures import read
-from ft_dagster.audit.index.artifact_records import ASKED, HAVE_RECORDS, STATES, members_of, times_of
+from ft_dagster.audit.index.artifact_records import (
+    ASKED,
+    HAVE_RECORDS,
+    STATES,
+    HeldRecord,
+    members_of,
+    times_of,
+)
 from ft_dagster.audit.index.index import Hit, Indexed, tenant_of
 from ft_dagster.audit.index.judged import BY_CONTENT, judged_questions, name_of
 from ft_dagster.audit.parts import parts_of
@@ -86,8 +93,7 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
     owners = {name: owner for name, (owner, _) in audit.owners().items()}
     for name, owner in owners.items():
         for identity in asked.identities:
-            lookup = audit.keys(name).current.lookup(identity)
-            for hit in audit.index.hits(owner, lookup):
+            for hit in _hits(audit, name, owner, identity):
                 artifact = audit.index.artifact(hit.artifact)
                 held = _held(audit, artifact, hit, identity)
                 if held is not None:
@@ -126,6 +132,11 @@ def record(audit: Audit, asked: SoughtRecord) -> RecordAnswer:
         columns=tuple(filter(None, ways)),
         unsure=() if found else asked.unsure,
     )
+
+
+def _hits(audit: Audit, name: str, owner: int, wanted: bytes) -> list[Hit]:
+    """Return what the index knows by this identity, or name of a question, under any key of an owner."""
+    return [hit for lookup in audit.lookups(name, wanted) for hit in audit.index.hits(owner, lookup)]
 
 
 def _stored(audit: Audit, holder: Indexed, found: Iterable[RecordIn]) -> Row | Literal["gone"] | None:
@@ -220,9 +231,9 @@ def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn
             return replace(answer, facts={"reason": BY_INDEX})
         stored = (member for batch in members_of(audit.stored, artifact) for member in batch)
         there = next((one for one in stored if (one.state, one.number) == (hit.state, hit.number)), None)
-        return answer if there is not None and there.identity == identity else None
+        return answer if there is not None and _is_of(audit, indexed, there, identity) else None
     row, facts = record_row(audit.stored.file(artifact, name), hit.number)
-    if row.identity != identity:
+    if not row.is_of(identity):
         return None
     if indexed.place.stage == TRAINING_MIXTURE.name:
         answer = replace(answer, cut=parts_of(audit, indexed).said(facts))
@@ -241,6 +252,11 @@ def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn
     return replace(answer, facts=facts, inclusion=inclusion(leaves.merkle, at))
 
 
+def _is_of(audit: Audit, indexed: Indexed, held: HeldRecord, identity: bytes) -> bool:
+    """Say whether what an artifact without evidence holds is the record of an identity."""
+    return held.known in audit.lookups(indexed.tenant, identity) if held.keyed else held.known == identity
+
+
 def _lookup(audit: Audit, artifact: Artifact, key: RecordKey | None, identity: bytes, at: int) -> bytes:
     """Return the lookup of a leaf: made by the key of its tree, or read where the key is lost."""
     return audit.tree(artifact).lookup(at) if key is None else key.lookup(identity)
@@ -254,7 +270,7 @@ def _questions(
     """
     seen: set[Hit] = set()
     for wanted in dict.fromkeys(questions):
-        for hit in audit.index.hits(owner, audit.keys(name).current.lookup(wanted)):
+        for hit in _hits(audit, name, owner, wanted):
             indexed = audit.index.artifact(hit.artifact)
             if hit in seen or indexed.place.stage not in ASKED:
                 continue
@@ -409,9 +425,7 @@ def is_another(audit: Audit, asked: SoughtRecord, row: Row) -> bool:
 
 def is_known(audit: Audit, identity: bytes) -> bool:
     """Say whether the index knows a record by this identity."""
-    owners = audit.owners().items()
-    lookups = ((owner, audit.keys(name).current.lookup(identity)) for name, (owner, _) in owners)
-    return any(audit.index.hits(owner, lookup) for owner, lookup in lookups)
+    return any(_hits(audit, name, owner, identity) for name, (owner, _) in audit.owners().items())
 
 
 def known_as(audit: Audit, identities: tuple[bytes, ...]) -> bytes:

@@ -24,23 +24,28 @@ from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.data.rows.dataset_io import ORIGINS, as_row, read_split
 from ft_dagster.data.rows.row_changes import known_now
 from ft_dagster.data.rows.rows import Row
+from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import needed
-from ft_dagster.records.record_tree import identity_form, record_rows
+from ft_dagster.records.record_tree import RecordRow, TreeHead, identity_form, record_rows
+from ft_dagster.records.sealed_rows import has_identities, identity_in
 from ft_dagster.stage_entries import GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
 
 
 class TrainedRecord(NamedTuple):
-    """Is a record as a model was trained on it. `times`: examples of it. `facts`: of its row, the first of
-    those that were trained on; empty of an older mixture. `content`: the row or document itself, as JSON has
-    it; None where retention removed it. `cut`: how much of it was trained on, in words; empty: all.
+    """Is a record as a model was trained on it. `identity`: None where evidence has no identities and
+    retention removed the text; `known`: what the evidence has, that or a keyed lookup. `times`: examples of
+    it. `facts`: of its row, the first of those that were trained on; empty of an older mixture. `content`:
+    the row or document itself, as JSON has it; None where retention removed it. `cut`: how much of it was
+    trained on, in words; empty: all.
     """
 
-    identity: str
+    identity: str | None
     times: int
     facts: Mapping[str, Any]
     content: Mapping[str, Any] | None
     cut: str = ""
+    known: str = ""
 
 
 def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
@@ -52,10 +57,11 @@ def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
     mixtures, told = mixtures_of(audit, weights)[0], set[str]()
     for number, mixture in enumerate(mixtures, start=1):
         for one in _records_of(audit, weights, mixture):
-            if one.identity not in told:
+            name = one.identity or one.known
+            if name not in told:
                 yield one
             if number < len(mixtures):
-                told.add(one.identity)
+                told.add(name)
 
 
 def _records_of(audit: Audit, weights: Indexed, mixture: Indexed) -> Iterator[TrainedRecord]:
@@ -64,16 +70,19 @@ def _records_of(audit: Audit, weights: Indexed, mixture: Indexed) -> Iterator[Tr
     times = times_of(audit.stored, tuned, mixed)
     left: dict[bytes, int] = {}
     for member in _trained(audit, mixed, times):
-        left[member.identity] = left.get(member.identity, 0) + int(times[member.number])
+        left[member.known] = left.get(member.known, 0) + int(times[member.number])
     contents, parts = _contents(audit, mixture), parts_of(audit, mixture)
-    facts = _facts(audit, mixed)
+    rows = _train_rows(audit, mixed)
     for member in (one for batch in members_of(audit.stored, mixed) for one in batch if one.state == TRAIN):
-        said = next(facts, {})
-        if times[member.number] and member.identity in left:
-            place = (str(said.get("source", "")).startswith(GENERAL), said.get("row"))
-            content = contents.get(place, contents.get(member.identity))
-            count = left.pop(member.identity)
-            yield TrainedRecord(member.identity.hex(), count, said, content, parts.said(said))
+        row, said = next(rows, (None, {}))
+        if times[member.number] and member.known in left:
+            stored = contents.get(_place(said), contents.get(member.known))
+            identity: bytes | None = member.known
+            if member.keyed:
+                identity = None if stored is None or row is None else _identity(stored, row)
+            count, content = left.pop(member.known), None if stored is None else _content(stored)
+            named = None if identity is None else identity.hex()
+            yield TrainedRecord(named, count, said, content, parts.said(said), member.known.hex())
 
 
 def in_part(audit: Audit, weights: Indexed) -> tuple[int, int]:
@@ -85,19 +94,53 @@ def in_part(audit: Audit, weights: Indexed) -> tuple[int, int]:
             continue
         times = times_of(audit.stored, audit.artifact(weights), mixed)
         members = (one for batch in members_of(audit.stored, mixed) for one in batch if one.state == TRAIN)
-        for member, facts in zip(members, _facts(audit, mixed), strict=True):
+        for member, (_, facts) in zip(members, _train_rows(audit, mixed), strict=True):
             if times[member.number] and (said := parts.said(facts)):
-                (perhaps if is_perhaps(said) else sure).add(member.identity)
+                (perhaps if is_perhaps(said) else sure).add(member.known)
     return len(sure), len(perhaps - sure)
 
 
-def identities_of(audit: Audit, weights: Indexed) -> set[bytes]:
-    """Return the identities of the records that a model was trained on."""
+def records_of(audit: Audit, weights: Indexed) -> set[bytes]:
+    """Return what the records that a model was trained on are known by: their identities. Where its mixtures
+    know them all by lookups under one key, these.
+    """
+    names = naming_of(audit, weights)
+    return _known(audit, weights) if len(names) == 1 else identities_of(audit, weights)
+
+
+def naming_of(audit: Audit, *models: Indexed) -> set[str]:
+    """Return by which keys the mixtures of models name their records: ids, empty for identities."""
+    mixtures = (audit.artifact(each) for model in models for each in mixtures_of(audit, model)[0])
+    return {_naming(audit, mixture) for mixture in mixtures}
+
+
+def _naming(audit: Audit, mixture: Artifact) -> str:
+    name, head = f"evidence/{ORIGINS}", TreeHead.of(mixture.figures)
+    if head is None or not audit.stored.has(mixture, name):
+        return ""
+    return "" if has_identities(audit.stored.file(mixture, name)) else head.key
+
+
+def _known(audit: Audit, weights: Indexed) -> set[bytes]:
     found: set[bytes] = set()
     for mixture in map(audit.artifact, mixtures_of(audit, weights)[0]):
         times = times_of(audit.stored, audit.artifact(weights), mixture)
-        found |= {one.identity for one in _trained(audit, mixture, times)}
+        found |= {one.known for one in _trained(audit, mixture, times)}
     return found
+
+
+def identities_of(audit: Audit, weights: Indexed) -> set[bytes]:
+    """Return the identities of the records that a model was trained on. Raises UserError where evidence has
+    none of them and retention removed their text.
+    """
+    if naming_of(audit, weights) == {""}:
+        return _known(audit, weights)
+    found = {one.identity for one in training_records(audit, weights)}
+    if None in found:
+        problem = "its records are known by keyed lookups alone, and retention removed their text"
+        fix = "Compare it with a model whose records are known under the same key"
+        raise UserError(problem, value=weights.digest[:12], fix=fix)
+    return {bytes.fromhex(one) for one in found if one is not None}
 
 
 def forms_of(audit: Audit, *models: Indexed) -> set[int]:
@@ -108,8 +151,8 @@ def forms_of(audit: Audit, *models: Indexed) -> set[int]:
     return {identity_form(audit.artifact(part).figures) for part in parts if part is not None}
 
 
-def identities_as_known(audit: Audit, weights: Indexed) -> dict[bytes, bytes]:
-    return {one: one for one in identities_of(audit, weights)}
+def records_as_known(audit: Audit, weights: Indexed) -> dict[bytes, bytes]:
+    return {one: one for one in _known(audit, weights)}
 
 
 def identities_now(audit: Audit, weights: Indexed) -> dict[bytes, bytes]:
@@ -163,26 +206,39 @@ def _trained(audit: Audit, mixture: Artifact, times: Times) -> Iterator[HeldReco
         yield from (one for one in batch if one.state == TRAIN and times[one.number])
 
 
-def _facts(audit: Audit, mixture: Artifact) -> Iterator[Mapping[str, Any]]:
-    """Yield the facts of each training record in order; none of an older mixture."""
+def _train_rows(audit: Audit, mixture: Artifact) -> Iterator[tuple[RecordRow, Mapping[str, Any]]]:
+    """Yield each training record in order, with its facts; none of an older mixture."""
     if audit.stored.has(mixture, f"evidence/{ORIGINS}"):
         rows = record_rows(audit.stored.file(mixture, f"evidence/{ORIGINS}"))
-        for facts in (json.loads(row.facts) for batch in rows for row in batch):
+        for row in (row for batch in rows for row in batch):
+            facts = json.loads(row.facts)
             if facts["split"] == "train":
-                yield facts
+                yield row, facts
 
 
-def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
-    """Return the content of every training row and document that a mixture can have, by (of a corpus or not,
-    its number) and by identity. All of it in memory.
+def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Row]:
+    """Return every training row and document that a mixture can have, by (of a corpus or not, its number) and
+    by identity. All of it in memory.
     """
-    found: dict[Any, Mapping[str, Any]] = {}
+    found: dict[Any, Row] = {}
     for stage, number, row in _training_rows(audit, mixture):
-        turns = [{"role": turn.role, "content": turn.content, **turn.said} for turn in row.messages]
-        content: dict[str, Any] = {"messages": turns} if turns else dict(row.parts)
-        content |= {"tools": row.given_tools} if row.tools else {}
-        found |= dict.fromkeys((*row.identities, (stage == GENERAL_CORPUS.name, number)), content)
+        found |= dict.fromkeys((*row.identities, (stage == GENERAL_CORPUS.name, number)), row)
     return found
+
+
+def _place(facts: Mapping[str, Any]) -> tuple[bool, Any]:
+    return str(facts.get("source", "")).startswith(GENERAL), facts.get("row")
+
+
+def _identity(stored: Row, row: RecordRow) -> bytes | None:
+    return identity_in(stored, row.record, row.salt)
+
+
+def _content(row: Row) -> Mapping[str, Any]:
+    """Return the content of a row, as JSON has it."""
+    turns = [{"role": turn.role, "content": turn.content, **turn.said} for turn in row.messages]
+    content: dict[str, Any] = {"messages": turns} if turns else dict(row.parts)
+    return content | ({"tools": row.given_tools} if row.tools else {})
 
 
 def _training_rows(audit: Audit, mixture: Indexed) -> Iterator[tuple[str, int, Row]]:

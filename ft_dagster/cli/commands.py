@@ -38,6 +38,7 @@ FILES = {  # with their commands, in the order in which --help shows them
     "audit.trace": ("trace",),
     "audit.replay": ("audit",),
     "audit.keys": ("audit",),
+    "audit.forget": ("audit",),
 }
 PROJECT = "--project"  # the one option of all commands
 CALLED = {  # what people call a command -> how it is called here

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ft_dagster.fleet.status import StatusRow
     from ft_dagster.settings import Settings
     from ft_dagster.spec import Declarations
-    from ft_dagster.store import Store
+    from ft_dagster.store import Artifact, Store
 
 WIDEST = (None, 13, 12, 10, 16)  # columns of a terminal, of each pair; the first has what is left of 80
 SHOWN = 100  # rows in a terminal
@@ -165,8 +165,10 @@ def _of_store(
     settings: Settings, declarations: Declarations, shown: Sequence[StatusRow]
 ) -> tuple[dict[str, dict[str, object]], list[dict[str, object]]]:
     """Return what the newest artifacts of each say besides, by variant; and what is damaged."""
+    from ft_dagster.records.lost_keys import lost_keys
     from ft_dagster.versions.summary import variant_summary
 
+    holders: list[Artifact] = []
     store, found, damaged = settings.open_store(), dict[str, dict[str, object]](), list[dict[str, object]]()
     for row in shown:
         try:
@@ -176,6 +178,11 @@ def _of_store(
             damaged.append(_error(error))
         else:
             found[row.variant] = {**summary.row.to_json(), **ahead, "stages": summary.stages}
+            holders += summary.holders
+    try:
+        damaged += map(_error, lost_keys(settings.keys_folder, holders))
+    except UserError as error:
+        damaged.append(_error(error))
     return found, damaged
 
 

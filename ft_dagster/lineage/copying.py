@@ -183,7 +183,8 @@ class _Copy:
             return place in self._needed
 
     def _files(self, artifact: Artifact, names: Iterable[str]) -> int:
-        """Copy files, and return the bytes moved."""
+        """Copy files, and return the bytes moved: as amended, where they are."""
+        artifact = artifact.as_amended(self._source) or artifact
         files = {f"{artifact.path}/{name}": artifact.files[name] for name in names}
         return sum(self._file(path, file.size, file.sha256) for path, file in files.items())
 

@@ -5,21 +5,24 @@ signatures were asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import entry_path, read_log
-from ft_dagster.provenance.signing import MANIFEST, RELEASE, TOMBSTONE, TRUST_FILE, Trust
+from ft_dagster.provenance.signing import AMENDMENT, MANIFEST, RELEASE, TOMBSTONE, TRUST_FILE, Trust
+from ft_dagster.store.amendments import FOLDER, read
 from ft_dagster.store.artifacts import Artifact, Removed
-from ft_dagster.store.blobs import Store
+from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.release_chain import signed_of
 from ft_dagster.store.signatures import moment, sign, signers
 
 _ENTRY = re.compile(r"(?P<prefix>tenants/[^/]+/[^/]+)/releases/[0-9]{6}\.json")
+
+_AMENDMENT = re.compile(rf"(?P<prefix>.+)/[a-z_]+/[0-9a-f]{{64}}/{FOLDER}/[0-9]{{6}}\.json")
 
 
 class Statement(NamedTuple):
@@ -44,8 +47,8 @@ def without_refusal(store: Store) -> Trust:
 
 
 def statements(store: Store, tenant: str | None = None) -> Iterator[Statement]:
-    """Yield each manifest, tombstone and entry of a release log; of a tenant, or of all and what they share.
-    Raises UserError for one that cannot be read.
+    """Yield each manifest, tombstone, amendment and entry of a release log; of a tenant, or of all and what
+    they share. Raises UserError for one that cannot be read.
     """
     contents = contents_of(store)
     for keyed in contents.keyed.values():
@@ -58,6 +61,7 @@ def statements(store: Store, tenant: str | None = None) -> Iterator[Statement]:
             *([] if keyed.artifact is None else [keyed.artifact]),
         ]
         yield from (_of_artifact(store, one) for one in found)
+    yield from _amendments(store, contents.records, tenant)
     entries = (_ENTRY.fullmatch(file.path) for file in contents.records)
     logs = {entry["prefix"] for entry in entries if entry is not None}
     for prefix in sorted(logs):
@@ -101,6 +105,15 @@ def _of_artifact(store: Store, one: Artifact | Removed) -> Statement:
     kind, at = (MANIFEST, made.predicate["created"]) if isinstance(one, Artifact) else (TOMBSTONE, one.at)
     path = made.manifest_path
     return Statement(path, made.place.prefix, store.read(path), kind, moment(at))
+
+
+def _amendments(store: Store, files: Iterable[StoredFile], tenant: str | None) -> Iterator[Statement]:
+    for path in (file.path for file in files):
+        named = _AMENDMENT.fullmatch(path)
+        if named is not None and _is_of(named["prefix"], tenant):
+            content = store.read(path)
+            at = moment(read(store, named["prefix"], path, content).at)
+            yield Statement(path, named["prefix"], content, AMENDMENT, at)
 
 
 def _of_log(store: Store, prefix: str) -> Iterator[Statement]:

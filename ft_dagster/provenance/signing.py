@@ -32,6 +32,7 @@ RELEASE = "application/vnd.ft-dagster.release+json"
 MIRRORED = "application/vnd.ft-dagster.mirrored+json"  # a checkpoint of a training
 ERASURE = "application/vnd.ft-dagster.erasure+json"  # an entry of an erasure log
 CHECKPOINT = "application/vnd.ft-dagster.checkpoint+json"
+AMENDMENT = "application/vnd.ft-dagster.amendment+json"  # of evidence, see `store.amendments`
 COUNT: Mapping[str, tuple[Role, ...]] = {  # whose signature counts on what
     MANIFEST: ("builder", "auditor"),
     TOMBSTONE: ("builder", "auditor"),
@@ -39,6 +40,7 @@ COUNT: Mapping[str, tuple[Role, ...]] = {  # whose signature counts on what
     MIRRORED: ("builder",),
     ERASURE: ("builder", "approver", "auditor"),
     CHECKPOINT: ("builder", "approver", "auditor"),
+    AMENDMENT: ("builder", "auditor"),
 }
 TRUST_FILE = "trust.yaml"
 VARIABLE = "FT_DAGSTER_SIGNING_KEY"  # no child program gets it

@@ -1,6 +1,8 @@
 """Finds the records of a mixture: rows.parquet of its evidence, by what the data set and the corpus say of
 theirs.
 
+Identities, which the files of data set and corpus do not have, are made again of the rows in their payloads.
+
 A record is in a mixture where an example was made of it: `split` is train, validation or general_holdout,
 `examples` how many. Held-out general text is what the gate asks; records of it are judged with, not trained
 on.
@@ -21,10 +23,11 @@ from ft_dagster.data.files.parquet import rows_of
 from ft_dagster.data.files.tables import TableWriter, open_table
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.data.mixture.mixture_io import HOLDOUT, read_mixture
-from ft_dagster.data.rows.content import loses
-from ft_dagster.data.rows.dataset_io import ORIGINS
+from ft_dagster.data.rows.dataset_io import ORIGINS, read_split
 from ft_dagster.data.rows.rows import Row
-from ft_dagster.records.record_tree import DIGESTS
+from ft_dagster.errors import UserError
+from ft_dagster.records.record_tree import DIGESTS, RESTORE
+from ft_dagster.records.sealed_rows import IDENTITY, StoredRows, identity_in
 
 CARRIED = (
     *(("path", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("ordinal", pa.int64())),
@@ -34,8 +37,8 @@ CARRIED = (
 SCHEMA = pa.schema(
     [("split", pa.string()), ("source", pa.string()), ("row", pa.int64()), ("examples", pa.int64()), *CARRIED]
 )
-OF_DATASET = ("split", "row", "source", *DIGESTS)  # what is read of theirs, and older ones may lack
-OF_CORPUS = ("part", "row", *DIGESTS)
+OF_DATASET = ("split", "row", "source", *DIGESTS[1:])  # what is read of theirs, and older ones may lack
+OF_CORPUS = ("part", "row", *DIGESTS[1:])
 ROW_BYTES = 300  # of a row of evidence, about
 Counts = NDArray[np.int32]
 NONE = np.zeros(0, np.int32)
@@ -47,7 +50,8 @@ def write_mixture_records(
     """Write rows.parquet into `evidence` for the mixture of a payload folder; whether it could be.
 
     `dataset`, `corpus`: their evidence folders, each beside its payload. It cannot where one of them was made
-    before rows were known by record. `holdout`: the corpus' part that is held out.
+    before rows were known by record. `holdout`: the corpus' part that is held out. Raises UserError
+    where their evidence is of other rows than their payload.
     """
     if not _names_records(dataset / ORIGINS, OF_DATASET):
         return False
@@ -58,7 +62,7 @@ def write_mixture_records(
             counts = examples_by_row(mixture, split)
             for source, of in ((None, dataset), (GENERAL, corpus)):
                 if of is not None:
-                    _carry(table, of / ORIGINS, split, source, counts)
+                    _carry(table, of, split, source, counts)
         if corpus is not None:
             _carry_held(table, corpus, holdout, held_out_examples(mixture), _corpus_name(mixture))
     return True
@@ -94,27 +98,63 @@ def _names_records(file: Path, columns: tuple[str, ...]) -> bool:
         return set(columns) <= set(table.schema_arrow.names)
 
 
-def _carry(table: TableWriter, file: Path, split: str, source: str | None, counts: dict[str, Counts]) -> None:
+def _carry(
+    table: TableWriter, evidence: Path, split: str, source: str | None, counts: dict[str, Counts]
+) -> None:
     """Add the rows of a split that have examples. `source`: GENERAL for a corpus, whose rows have another."""
-    for batch in _batches(file, split):
+    stored = StoredRows(_rows_in(evidence.with_name("payload"), split, source))
+    for batch in _batches(evidence / ORIGINS, split):
         rows = batch.column("row").to_numpy()
         named = np.array(batch.column("source").to_pylist(), object) if source is None else None
+        parts = []
         for name, per_row in counts.items():
             if name.startswith(GENERAL) != (source is not None):
                 continue
             examples = _at(per_row, rows)
             chosen = np.flatnonzero((examples > 0) & (True if named is None else named == name))
-            _add(table, batch.take(pa.array(chosen)), examples[chosen], split, name)
+            parts.append((name, chosen, examples[chosen]))
+        wanted = np.unique(np.concatenate([chosen for _, chosen, _ in parts])) if parts else NONE
+        known = _with_identities(batch, wanted, stored, evidence / ORIGINS)
+        for name, chosen, examples in parts:
+            _add(table, known.take(pa.array(chosen)), examples, split, name)
+
+
+def _with_identities(batch: Any, wanted: NDArray[Any], stored: StoredRows, file: Path) -> Any:
+    """Return a batch with the identities of the wanted rows. Raises UserError where one is not the stored
+    row.
+    """
+    if IDENTITY in batch.schema.names:
+        return batch
+    numbers, records, salts = (batch.column(name).to_pylist() for name in ("row", *DIGESTS[1:]))
+    identities: list[str | None] = [None] * len(batch)
+    for at in wanted.tolist():
+        row = stored[numbers[at]]
+        found = None if row is None else identity_in(row, *map(bytes.fromhex, (records[at], salts[at])))
+        if found is None:
+            raise UserError(f"row {numbers[at]} is another than in the payload", file=file, fix=RESTORE)
+        identities[at] = found.hex()
+    return batch.append_column(IDENTITY, pa.array(identities, pa.string()))
+
+
+def _rows_in(payload: Path, split: str, source: str | None) -> Iterator[Row]:
+    """Yield the rows of a data set's split, or (`source`: GENERAL) the documents of a corpus' part."""
+    if source is None:
+        yield from read_split(payload / f"{split}.parquet")
+        return
+    for file in payload.rglob(f"{split}.parquet"):
+        for batch in rows_of(file, "text"):
+            yield from (Row("text", "", text=text) for (text,) in batch)
 
 
 def _carry_held(table: TableWriter, corpus: Path, part: str, held: dict[str, int], source: str) -> None:
-    others = _other_likenesses(corpus.with_name("payload"), part) if held else {}
+    documents = _rows_in(corpus.with_name("payload"), part, source) if held else ()
+    examples_of = np.array([held.get(row.likeness.hex(), 0) for row in documents], np.int32)
+    stored = StoredRows(_rows_in(corpus.with_name("payload"), part, source))
     for batch in _batches(corpus / ORIGINS, part):
-        rows, identities = (batch.column(name).to_pylist() for name in ("row", "identity"))
-        likenesses = (others.get(row, one) for row, one in zip(rows, identities, strict=True))
-        examples = np.array([held.get(one, 0) for one in likenesses], np.int64)
+        examples = _at(examples_of, batch.column("row").to_numpy())
         chosen = np.flatnonzero(examples)
-        _add(table, batch.take(pa.array(chosen)), examples[chosen], HOLDOUT, source)
+        known = _with_identities(batch, chosen, stored, corpus / ORIGINS)
+        _add(table, known.take(pa.array(chosen)), examples[chosen], HOLDOUT, source)
 
 
 def _add(table: TableWriter, rows: Any, examples: NDArray[np.int64], split: str, source: str) -> None:
@@ -128,15 +168,6 @@ def _add(table: TableWriter, rows: Any, examples: NDArray[np.int64], split: str,
         *(_or_null(rows, name, kind) for name, kind in CARRIED),
     ]
     table.add_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA), [ROW_BYTES] * len(rows))
-
-
-def _other_likenesses(payload: Path, part: str) -> dict[int, str]:
-    """Return the likeness (hex) of each document of a corpus' part whose identity is another, by its row."""
-    found: dict[int, str] = {}
-    for file in payload.rglob(f"{part}.parquet"):
-        texts = (text for batch in rows_of(file, "text") for (text,) in batch)
-        found |= {n: Row("text", "", text=text).likeness.hex() for n, text in enumerate(texts) if loses(text)}
-    return found
 
 
 def _batches(file: Path, split: str) -> Iterator[Any]:

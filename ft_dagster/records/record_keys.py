@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.files import draft_in, put, put_new
@@ -76,9 +76,23 @@ class OwnerKeys:
     def current(self) -> RecordKey:
         return self.keys[0]
 
+    @property
+    def ids(self) -> str:
+        """Return the ids of all of them, newest first, with a comma between two."""
+        return ",".join(key.id for key in self.keys)
+
     def of_id(self, id: str) -> RecordKey | None:
         """Return the key that a tree names; None where it is lost, or another host's."""
         return next((key for key in self.keys if key.id == id), None)
+
+
+class EvidenceKeys(NamedTuple):
+    """Holds the keys by which new evidence is written: the owner's, which orders its tree, and that of what
+    all tenants share. Of what is shared both are one.
+    """
+
+    own: RecordKey
+    shared: RecordKey
 
 
 def keys_of(folder: Path, owner: str) -> OwnerKeys:
@@ -107,6 +121,12 @@ def owners(folder: Path) -> list[str]:
     """Return the owners that have keys here, in order; what is shared comes first."""
     shared = [SHARED_OWNER] if _file(folder, SHARED_OWNER).is_file() else []
     return [*shared, *sorted(file.stem for file in (folder / "tenants").glob("*.json"))]
+
+
+def ids_here(folder: Path, owner: str) -> set[str]:
+    """Return the ids of an owner's keys that are here; makes none. Raises UserError as `keys_of`."""
+    file = _file(folder, owner)
+    return {key.id for key in _read(file, owner).keys} if os.path.lexists(file) else set()
 
 
 def rotate(folder: Path, owner: str) -> OwnerKeys:

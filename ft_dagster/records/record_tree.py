@@ -1,10 +1,11 @@
 """Makes and reads the record tree of a data set, a corpus or a mixture: evidence of exactly which records it
 has.
 
-rows.parquet (and dropped.parquet) beside a payload say of each record its `identity`, a `salt`, `record`,
-which is sha256(salt ‖ identity), and the facts: source, file, line, licence, group, split, or why it was left
-out. tree.parquet has a leaf of each, ordered by lookup, the HMAC of the identity under the owner's key; the
-root of the Merkle tree over them stands in the manifest, which binds the files as well. A leaf is
+rows.parquet (and dropped.parquet) beside a payload say of each record its keyed lookups (see `sealed_rows`;
+older files its `identity`), a `salt`, `record`, which is sha256(salt ‖ identity), and the facts: source,
+file, line, licence, group, split, or why it was left out. tree.parquet has a leaf of each, ordered by lookup,
+the HMAC of the identity under the owner's key; the root of the Merkle tree over them stands in the manifest,
+which binds the files as well. A leaf is
 
     lookup ‖ record ‖ sha256(salt ‖ facts)          32 bytes each; facts: JSON, names in order, no spaces
 
@@ -35,7 +36,13 @@ from ft_dagster.schema_version import refuse_newer
 SCHEMA_VERSION = 1
 TREE = "tree.parquet"
 FIGURES = "records"  # the figures of a manifest that name the tree
-DIGESTS = ("identity", "record", "salt")  # in hex; all other columns are facts
+DIGESTS = ("identity", "record", "salt")  # in hex, of rows whose tree is grown
+LOOKUP, SHARED_LOOKUP, SHARED_KEY = (
+    "lookup",
+    "shared",
+    "shared_key",
+)  # in place of identities, see `sealed_rows`
+NOT_FACTS = frozenset((*DIGESTS, LOOKUP, SHARED_LOOKUP, SHARED_KEY))  # all other columns are facts
 RESTORE = "Restore it from a backup, or make the artifact again"
 _AS_FACTS = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
@@ -78,18 +85,28 @@ def identity_form(figures: Mapping[str, Any]) -> int:
 
 
 class RecordRow(NamedTuple):
-    """Is a row of the evidence. `identity`, `record` and `salt`: bytes. `facts`: the JSON that its leaf
-    binds.
+    """Is a row of the evidence. `known`: its lookup by the key of its tree, where it is `keyed`, else its
+    identity. `record` and `salt`: bytes. `facts`: the JSON that its leaf binds.
     """
 
-    identity: bytes
+    known: bytes
+    keyed: bool
     record: bytes
     salt: bytes
     facts: str
 
+    def is_of(self, identity: bytes) -> bool:
+        """Say whether it is the row of a record of this identity."""
+        return is_record(identity, self.record, self.salt)
+
     def leaf(self, lookup: bytes) -> bytes:
         """Return the hash of the row's leaf, see the top."""
         return leaf_of(lookup, self.record, self.salt, self.facts.encode())
+
+
+def is_record(identity: bytes, record: bytes, salt: bytes) -> bool:
+    """Say whether a record is that of an identity."""
+    return hashlib.sha256(salt + identity).digest() == record
 
 
 def leaf_of(lookup: bytes, record: bytes, salt: bytes, facts: bytes) -> bytes:
@@ -102,10 +119,10 @@ def record_rows(file: Path) -> Iterator[list[RecordRow]]:
     file.
     """
     names = column_names(file)
-    check_names(names, file)
-    facts = sorted(set(names) - set(DIGESTS))
-    for batch in rows_of(file, *map(quoted, (*DIGESTS, *facts))):
-        yield [_as_row(row[:3], dict(zip(facts, row[3:], strict=True))) for row in batch]
+    known = check_names(names, file)
+    facts = sorted(set(names) - NOT_FACTS)
+    for batch in rows_of(file, *map(quoted, (known, *DIGESTS[1:], *facts))):
+        yield [_as_row(row[:3], known, dict(zip(facts, row[3:], strict=True))) for row in batch]
 
 
 def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
@@ -113,8 +130,10 @@ def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
     fields = row_of(file, number)
     if fields is None:
         raise UserError(f"it has no row {number}", file=file, fix=RESTORE)
-    check_names(fields, file)
-    return _as_row([fields.pop(name) for name in DIGESTS], fields), fields
+    known = check_names(fields, file)
+    digests = [fields[name] for name in (known, *DIGESTS[1:])]
+    facts = {name: value for name, value in fields.items() if name not in NOT_FACTS}
+    return _as_row(digests, known, facts), facts
 
 
 @dataclass(frozen=True)
@@ -205,7 +224,8 @@ class TreeLeaves:
 def check_tree(evidence: Path, head: TreeHead, key: RecordKey | None) -> None:
     """Hold a tree against its rows and its head. Raises UserError that says what differs.
 
-    With its key the lookups too; without, the leaves are made again from the lookups as they are written.
+    With its key the lookups too, of rows that have identities; else the leaves are made again from the
+    lookups as they are written.
     """
     tree = RecordTree.read(evidence)
     if len(tree) != head.size or tree.merkle.root.hex() != head.root:
@@ -230,8 +250,11 @@ def check_tree(evidence: Path, head: TreeHead, key: RecordKey | None) -> None:
 
 
 def _holds(tree: RecordTree, at: int, row: RecordRow, key: RecordKey | None) -> bool:
-    lookup = tree.lookup(at) if key is None else key.lookup(row.identity)
-    committed = hashlib.sha256(row.salt + row.identity).digest() == row.record
+    if row.keyed:
+        lookup, committed = row.known, True
+    else:
+        lookup = tree.lookup(at) if key is None else key.lookup(row.known)
+        committed = row.is_of(row.known)
     return committed and lookup == tree.lookup(at) and row.leaf(lookup) == tree.merkle.leaf(at)
 
 
@@ -239,11 +262,16 @@ def row_files(evidence: Path) -> list[str]:
     return [name for name in (ORIGINS, DROPPED) if (evidence / name).is_file()]
 
 
-def check_names(names: Iterable[str], file: Path) -> None:
-    if not set(DIGESTS) <= set(names):
+def check_names(names: Iterable[str], file: Path) -> str:
+    """Return the column by which a file knows its records. Raises UserError where it knows none."""
+    names = set(names)
+    if set(DIGESTS) <= names:
+        return DIGESTS[0]
+    if not {LOOKUP, *DIGESTS[1:]} <= names:
         raise UserError("its rows name no records", file=file, fix=RESTORE)
+    return LOOKUP
 
 
-def _as_row(digests: Sequence[str], facts: Mapping[str, Any]) -> RecordRow:
-    identity, record, salt = map(bytes.fromhex, digests)
-    return RecordRow(identity, record, salt, _AS_FACTS.encode(facts))
+def _as_row(digests: Sequence[str], known: str, facts: Mapping[str, Any]) -> RecordRow:
+    named, record, salt = map(bytes.fromhex, digests)
+    return RecordRow(named, known == LOOKUP, record, salt, _AS_FACTS.encode(facts))

@@ -20,9 +20,18 @@ from pyarrow.parquet import ParquetWriter
 
 from ft_dagster.data.files.tables import open_table
 from ft_dagster.data.rows.dataset_io import DROPPED
+from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import SIZE, MerkleTree
 from ft_dagster.records.record_keys import RecordKey
-from ft_dagster.records.record_tree import DIGESTS, TREE, TreeHead, check_names, leaf_of, row_files
+from ft_dagster.records.record_tree import (
+    DIGESTS,
+    NOT_FACTS,
+    RESTORE,
+    TREE,
+    TreeHead,
+    leaf_of,
+    row_files,
+)
 
 BATCH = 2048  # rows whose leaves are made together
 GROUP = 2**16  # leaves of a row group: a power of two, so that all but the last are whole trees
@@ -36,8 +45,8 @@ _AS_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 def grow_tree(evidence: Path, key: RecordKey) -> TreeHead:
-    """Write tree.parquet over the rows of an evidence folder. Memory: some 30 MB, and 3 bytes a record;
-    some 200 bytes of each record that is there many times over.
+    """Write tree.parquet over the rows of an evidence folder, which still have identities. Memory: some 30
+    MB, and 3 bytes a record; some 200 bytes of each record that is there many times over.
     """
     size, roots = 0, b""
     with (
@@ -114,7 +123,8 @@ def _table(leaves: Leaves) -> Any:
 
 def _batches(file: Path) -> Iterator[Any]:
     with open_table(file) as table:
-        check_names(table.schema_arrow.names, file)
+        if not set(DIGESTS) <= set(table.schema_arrow.names):
+            raise UserError("its rows name no records", file=file, fix=RESTORE)
         yield from table.iter_batches(BATCH)
 
 
@@ -127,7 +137,7 @@ def _columns(batch: Any) -> list[list[bytes]]:
 def _facts(batch: Any) -> Any:
     """Write the facts of each row as JSON."""
     pieces: list[Any] = []
-    for name in sorted(set(batch.schema.names) - set(DIGESTS)):
+    for name in sorted(set(batch.schema.names) - NOT_FACTS):
         pieces += [f'{"," if pieces else "{"}"{name}":', _in_json(batch.column(name))]
     return pc.binary_join_element_wise(*pieces, "}", "")
 

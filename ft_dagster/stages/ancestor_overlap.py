@@ -26,13 +26,17 @@ from ft_dagster.data.mixture.asked_before import (
     WHOLE,
     Hits,
     Questions,
+    Records,
     Searcher,
-    find_identities,
+    find_records,
     stored_rows,
     trained_rows,
 )
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
 from ft_dagster.provenance.findings import recalled, remembered
+from ft_dagster.records.record_keys import RESTORE
+from ft_dagster.records.record_tree import TreeHead
+from ft_dagster.records.sealed_rows import namer_of, tree_column
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import shown
 from ft_dagster.stage_entries import (
@@ -167,9 +171,10 @@ class _Search:
         records = None if mixture is None else self._context.past.file_left(mixture, RECORDS, self._scratch)
         if gone or made is None:
             hits = Hits()
-            if records is not None:
-                find_identities(records, part, self._questions, hits)
-            return NOT if records is None else EXACT, hits
+            left = None if records is None or mixture is None else self._known(mixture, records)
+            if left is not None:
+                find_records(left, part, self._questions, hits)
+            return NOT if left is None else EXACT, hits
         self._context.say(f"looking for what is asked in the {part} of {ancestor.name}")
 
         def search() -> dict[str, Any]:
@@ -179,6 +184,20 @@ class _Search:
             return hits.to_json()
 
         return WHOLE, Hits.from_json(remembered(cache, question, search))
+
+    def _known(self, mixture: Artifact, file: Path) -> Records | None:
+        """Return by what an ancestor's mixture knows its records; None where that takes a key that is lost,
+        which is said.
+        """
+        head = TreeHead.of(mixture.figures)
+        key = "" if head is None else head.key
+        name = namer_of(file, self._context.keys_of_tenant, key)
+        if name is None:
+            self._context.say(
+                f"records of {mixture.path} are not looked through: the key {key} is lost. {RESTORE}"
+            )
+            return None
+        return Records(file, tree_column(file), name)
 
 
 def _told(ancestor: Ancestor, parts: dict[str, str], hits: Hits, questions: Questions) -> dict[str, Any]:

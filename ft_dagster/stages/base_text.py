@@ -39,7 +39,7 @@ def inputs(view: View) -> BaseTextInputs:
 
 def build(inputs: BaseTextInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     from ft_dagster.data.rows.corpus import write_written_origins
-    from ft_dagster.records.tree_growth import grow_tree
+    from ft_dagster.records.sealed_rows import bind_records
 
     base = base_of(inputs.base_model, context)
     figures = context.run(
@@ -56,8 +56,8 @@ def build(inputs: BaseTextInputs, context: BuildContext, attempt: Attempt) -> di
         ),
     )
     write_written_origins(attempt.payload, attempt.evidence)
-    key = context.shared_key if attempt.place.prefix == SHARED else context.record_key
-    return {**figures, FIGURES: grow_tree(attempt.evidence, key).to_json()}
+    keys = context.shared_keys if attempt.place.prefix == SHARED else context.record_keys
+    return {**figures, FIGURES: bind_records(attempt.evidence, keys).to_json()}
 
 
 def owner(inputs: BaseTextInputs) -> Owner:

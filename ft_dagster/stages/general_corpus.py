@@ -12,7 +12,7 @@ from typing import Any
 from ft_dagster.data.sources.fingerprint import Fingerprint, Frozen, fingerprint_sources
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.stale import StaleCause, stage_raised
-from ft_dagster.records.record_keys import RESTORE, SHARED_OWNER, RecordKey, keys_of
+from ft_dagster.records.record_keys import RESTORE, SHARED_OWNER, EvidenceKeys, RecordKey, keys_of
 from ft_dagster.records.record_tree import FIGURES
 from ft_dagster.records.refusals import refused_of
 from ft_dagster.settings import Settings
@@ -121,7 +121,7 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
 
     def build(attempt: Attempt) -> dict[str, Any]:
         from ft_dagster.data.rows.corpus import build_general_corpus
-        from ft_dagster.records.tree_growth import grow_tree
+        from ft_dagster.records.sealed_rows import bind_records
 
         figures = build_general_corpus(
             name, spec, settings.project, attempt.payload, say,
@@ -129,7 +129,7 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
             secret=_oldest_key(settings).secret if spec.canaries else b"",
         )  # fmt: skip
         key = keys_of(settings.keys_folder, SHARED_OWNER).current
-        return {**figures, FIGURES: grow_tree(attempt.evidence, key).to_json()}
+        return {**figures, FIGURES: bind_records(attempt.evidence, EvidenceKeys(key, key)).to_json()}
 
     store = settings.open_store()
     erased = refused_of(store, settings.keys_folder, SHARED_OWNER).since

@@ -48,7 +48,7 @@ def inputs(view: View) -> DatasetInputs:
 
 def build(inputs: DatasetInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     from ft_dagster.data.rows.dataset import build_task_dataset
-    from ft_dagster.records.tree_growth import grow_tree
+    from ft_dagster.records.sealed_rows import bind_records
 
     texts = inputs.evaluation_texts
     file = None if texts is None else context.payload(texts) / evaluation_texts.TEXTS
@@ -57,7 +57,7 @@ def build(inputs: DatasetInputs, context: BuildContext, attempt: Attempt) -> dic
         evidence=attempt.evidence, asked=DeclaredAt(context.declared_in, roots=context.roots),
         frozen=Frozen(inputs.fingerprints, context.cache, context.erased),
     )  # fmt: skip
-    return {**figures, FIGURES: grow_tree(attempt.evidence, context.record_key).to_json()}
+    return {**figures, FIGURES: bind_records(attempt.evidence, context.record_keys).to_json()}
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:

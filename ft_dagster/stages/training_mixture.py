@@ -148,7 +148,7 @@ def _canaries(
 def _records(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
     """Return the figures of the record tree. Raises UserError where the data set or the corpus has none."""
     from ft_dagster.records.mixture_records import write_mixture_records
-    from ft_dagster.records.tree_growth import grow_tree
+    from ft_dagster.records.sealed_rows import bind_records
 
     corpus = None if inputs.general_corpus is None else context.evidence(inputs.general_corpus)
     dataset = context.evidence(inputs.task_dataset)
@@ -157,7 +157,7 @@ def _records(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> 
             "the data set or the corpus is older than record trees",
             fix="Materialize task_dataset and general_corpus first",
         )
-    return {FIGURES: grow_tree(attempt.evidence, context.record_key).to_json()}
+    return {FIGURES: bind_records(attempt.evidence, context.record_keys).to_json()}
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:

@@ -34,13 +34,14 @@ from ft_dagster.models.derived import check_adapter, parent_prefix, released_par
 from ft_dagster.models.load_report import unused_words
 from ft_dagster.models.stored import stored_words
 from ft_dagster.planning.looks_left import look_lines, short_lines
+from ft_dagster.records.lost_keys import lost_keys
 from ft_dagster.report.figures import counted
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, Declared, VariantKey, VariantSpec
 from ft_dagster.spec.load import corpus_files
 from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
-from ft_dagster.stage_entries import TRAINING_MIXTURE, TRAINING_PLAN
+from ft_dagster.stage_entries import TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN
 from ft_dagster.store import read_head
 from ft_dagster.workspace.next_look import look_ahead, newest_test_rows
 from ft_dagster.workspace.policy import problems, unknown_targets
@@ -48,6 +49,7 @@ from ft_dagster.workspace.rendered_prompts import notes_on_prompts
 from ft_dagster.workspace.workspace import Workspace
 
 PARENT = "base_model.variant"
+WITH_TREES = (TASK_DATASET.name, TRAINING_MIXTURE.name)  # of a variant, of which the newest are looked at
 LEFT_TO_PLANS = {  # by the former word `auto`: field -> stage, and the figure that has what came of it
     "method.rank": (TRAINING_PLAN.name, "method", "rank"),
     "data.general.share": (TRAINING_MIXTURE.name, "general_share", "asked"),
@@ -164,8 +166,22 @@ def check_variant(
         "losses": losses,
         **_looks_said(workspace, spec, test_rows),
         "summary": "; ".join([_named(base.said, sources, len(tasks)), seen, *losses]),
-        "warnings": [*faults, *notes_on_prompts(workspace, spec, rows, tokenizer), *calls, *few],
+        "warnings": [
+            *faults,
+            *notes_on_prompts(workspace, spec, rows, tokenizer),
+            *calls,
+            *few,
+            *_lost_keys(workspace),
+        ],
     }
+
+
+def _lost_keys(workspace: Workspace) -> list[str]:
+    """Return which keys of its newest record trees are not here; none where the store is out of reach."""
+    with suppress(OSError):
+        heads = (read_head(workspace.store, workspace.prefix, stage) for stage in WITH_TREES)
+        return list(map(str, lost_keys(workspace.settings.keys_folder, filter(None, heads))))
+    return []
 
 
 def _named(base: str, sources: int, tasks: int) -> str:

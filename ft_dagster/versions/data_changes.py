@@ -5,11 +5,13 @@ from __future__ import annotations
 from itertools import islice
 from typing import NamedTuple
 
-from ft_dagster.data.rows.row_changes import split_identities, splits_known_now
+from ft_dagster.data.rows.dataset_io import ORIGINS
+from ft_dagster.data.rows.row_changes import identities_now, split_names
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.graph import StoredGraph, input_of, released_export
 from ft_dagster.lineage.release import history
 from ft_dagster.records.record_tree import identity_form
+from ft_dagster.records.sealed_rows import name_column, shared_key_of
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TASK_DATASET, TRAINING_MIXTURE
 from ft_dagster.store import Artifact
 from ft_dagster.versions.version_files import UNREADABLE, told
@@ -20,7 +22,7 @@ TO_ROWS = (FINE_TUNED_MODEL.name, TRAINING_MIXTURE.name, TASK_DATASET.name)  # f
 
 
 class DataChanges(NamedTuple):
-    """Holds identities of rows by split: `before`, in `version`, and `now`."""
+    """Holds what rows are known by, by split: `before`, in `version`, and `now`."""
 
     version: int
     before: dict[str, set[bytes]]
@@ -45,10 +47,15 @@ def data_changes(workspace: Workspace, dataset: Artifact) -> DataChanges | None:
             return None
         version, then = earlier
         folders = [each.folder(workspace.store, workspace.cache) for each in (then, dataset)]
-        found = DataChanges(version, *(split_identities(folder / "evidence") for folder in folders))
-        if identity_form(then.figures) != identity_form(dataset.figures):
-            sides = zip((found.before, found.now), folders, strict=True)
-            found = DataChanges(version, *(splits_known_now(one, at / "payload") for one, at in sides))
+        files = [folder / "evidence" / ORIGINS for folder in folders]
+        if not all(file.is_file() for file in files):
+            return None
+        columns = {shared_key_of(file): name_column(file) for file in files}
+        if len(columns) == 1 and identity_form(then.figures) == identity_form(dataset.figures):
+            [column] = columns.values()
+            found = DataChanges(version, *(split_names(file, column) for file in files))
+        else:
+            found = DataChanges(version, *(identities_now(folder / "payload") for folder in folders))
     except UNREADABLE as error:
         told(error)  # raises where the storage is out of reach
         return None

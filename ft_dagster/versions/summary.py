@@ -14,6 +14,7 @@ from ft_dagster.report.tables.variant_row import VariantRow
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import (
     BASE_MODEL,
+    ENTRIES,
     EVALUATION,
     FINE_TUNED_MODEL,
     MODEL_EXPORT,
@@ -32,10 +33,13 @@ Heads = Mapping[str, Artifact | None]  # of each stage
 
 
 class VariantSummary(NamedTuple):
-    """Holds a variant's row, and the digest of each stage's newest artifact, None where there is none."""
+    """Holds a variant's row, the digest of each stage's newest artifact, None where there is none, and those
+    artifacts that have records.
+    """
 
     row: VariantRow
     stages: dict[str, str | None]
+    holders: tuple[Artifact, ...] = ()
 
 
 def variant_row(store: Store, key: VariantKey) -> VariantRow:
@@ -47,7 +51,8 @@ def variant_summary(store: Store, key: VariantKey) -> VariantSummary:
     """Read each head once, and return the row with the digests. Raises UserError for damage."""
     heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
     digests = {stage: None if head is None else head.digest for stage, head in heads.items()}
-    return VariantSummary(_row(store, key, heads), digests)
+    holders = tuple(head for stage, head in heads.items() if head is not None and ENTRIES[stage].has_records)
+    return VariantSummary(_row(store, key, heads), digests, holders)
 
 
 def with_examples_now(store: Store, key: VariantKey) -> Iterator[Prompted]:

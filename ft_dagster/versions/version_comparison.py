@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ft_dagster.data.mixture.mixture_figures import MixtureFigures
-from ft_dagster.data.rows.dataset_io import read_split
+from ft_dagster.data.rows.row_changes import identities_now
 from ft_dagster.errors import UserError
 from ft_dagster.report.charts.report_charts import grouped_intervals, line_chart
 from ft_dagster.report.figures import count, counted, moment, size
@@ -156,8 +156,7 @@ def _identities(one: VersionFiles) -> dict[str, set[bytes]]:
     """Return the identities of the rows of each split of its data set. Raises UserError where they are not
     there any more.
     """
-    files = one.payload(TASK_DATASET.name).glob("*.parquet")
-    return {file.stem: {row.identity for row in read_split(file)} for file in sorted(files)}
+    return identities_now(one.payload(TASK_DATASET.name))
 
 
 def _mixture(one: VersionFiles) -> list[tuple[str, str]]:

@@ -114,11 +114,14 @@ def _is_of_training(name: str) -> bool:
 
 def file_left(store: Store, artifact: Artifact, name: str, scratch: Path) -> Path | None:
     """Return a file of an artifact that may be removed; None where nothing of it is left with the bytes of
-    its manifest. `scratch`: takes the copy of a remote store.
+    its manifest, or of an amendment. `scratch`: takes the copy of a remote store.
     """
     listed, stored = artifact.files.get(name), f"{artifact.path}/{name}"
     if listed is None or not store.exists(stored):
         return None
+    if store.sha256(stored) != listed.sha256:
+        amended = artifact.as_amended(store)
+        listed = listed if amended is None else amended.files[name]
     path = store.local(stored)
     if path is None:
         path = scratch / f"{artifact.digest}-{Path(name).name}"

@@ -22,7 +22,7 @@ from ft_dagster.models.derived import (
     started_from,
 )
 from ft_dagster.program import TRAINING
-from ft_dagster.records.record_keys import SHARED_OWNER, RecordKey, keys_of
+from ft_dagster.records.record_keys import SHARED_OWNER, EvidenceKeys, OwnerKeys, keys_of
 from ft_dagster.records.refusals import refused_of
 from ft_dagster.roots import Roots
 from ft_dagster.spec import VariantKey
@@ -98,14 +98,20 @@ class BuildContext:
         return refused_of(self._workspace.store, keys, self.key.tenant).since
 
     @property
-    def record_key(self) -> RecordKey:
-        """Return the tenant's key of record trees, made on first use."""
-        return keys_of(self._workspace.settings.keys_folder, self._workspace.key.tenant).current
+    def record_keys(self) -> EvidenceKeys:
+        """Return the keys by which the tenant's record evidence is written, made on first use."""
+        return EvidenceKeys(self.keys_of_tenant.current, self.shared_keys.own)
 
     @property
-    def shared_key(self) -> RecordKey:
-        """Return the key of record trees of what all tenants share."""
-        return keys_of(self._workspace.settings.keys_folder, SHARED_OWNER).current
+    def shared_keys(self) -> EvidenceKeys:
+        """Return the same, of what all tenants share."""
+        key = keys_of(self._workspace.settings.keys_folder, SHARED_OWNER).current
+        return EvidenceKeys(key, key)
+
+    @property
+    def keys_of_tenant(self) -> OwnerKeys:
+        """Return all keys of the tenant's record trees."""
+        return keys_of(self._workspace.settings.keys_folder, self._workspace.key.tenant)
 
     @property
     def run_id(self) -> str:

@@ -37,8 +37,9 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.objectives import Rendered
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.records.mixture_records import write_mixture_records
-from ft_dagster.records.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.records.record_keys import SHARED_OWNER, EvidenceKeys, keys_of
 from ft_dagster.records.record_tree import FIGURES
+from ft_dagster.records.sealed_rows import bind_records
 from ft_dagster.records.tree_growth import grow_tree
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec.variant import CorpusSpec, VariantSpec
@@ -65,12 +66,12 @@ def this_moment() -> str:
 
 @dataclass
 class History:
-    """A project folder and its store. `kept`: what evidence is made: trees, as now; rows without them;
-    none.
+    """A project folder and its store. `kept`: what evidence is made: trees, as now; trees beside files that
+    have identities; rows without trees; none.
     """
 
     folder: Path
-    kept: Literal["trees", "rows", "none"] = "trees"
+    kept: Literal["trees", "identities", "rows", "none"] = "trees"
 
     def __post_init__(self) -> None:
         (self.folder / "tenants").mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ class History:
                 (attempt.payload / "general_holdout").mkdir(exist_ok=True)
                 file = attempt.payload / "general_holdout" / "texts.parquet"
                 parquet.write_table(pa.Table.from_pylist(texts), file)
-            if self.kept != "trees":
+            if not self._has_trees:
                 return figures.to_json()
             evidence = [None if each is None else self._evidence(each) for each in (dataset, corpus)]
             assert evidence[0] is not None
@@ -353,7 +354,7 @@ class History:
         self, stage: str, variant: str, inputs: Mapping[str, Artifact], spec: dict[str, Any]
     ) -> Recipe:
         digests = {name: each.digest for name, each in inputs.items()}
-        manifests = {name: each.manifest for name, each in inputs.items()} if self.kept == "trees" else {}
+        manifests = {name: each.manifest for name, each in inputs.items()} if self._has_trees else {}
         return Recipe(stage, _prefix(variant), digests, spec, manifests=manifests)
 
     def _make(self, recipe: Recipe, build: Any) -> Artifact:
@@ -366,11 +367,16 @@ class History:
     def _tree(self, attempt: Attempt, owner: str) -> dict[str, Any]:
         for file in attempt.evidence.iterdir() if self.kept == "none" else ():
             file.unlink()
-        if self.kept != "trees":
+        if not self._has_trees:
             return {}
-        return {
-            FIGURES: grow_tree(attempt.evidence, keys_of(self.settings.keys_folder, owner).current).to_json()
-        }
+        own, shared = (keys_of(self.settings.keys_folder, name).current for name in (owner, SHARED_OWNER))
+        if self.kept == "identities":
+            return {FIGURES: grow_tree(attempt.evidence, own).to_json()}
+        return {FIGURES: bind_records(attempt.evidence, EvidenceKeys(own, shared)).to_json()}
+
+    @property
+    def _has_trees(self) -> bool:
+        return self.kept in ("trees", "identities")
 
     def _payload(self, artifact: Artifact) -> Path:
         return artifact.folder(self.store, self.settings.cache_folder) / "payload"

@@ -184,12 +184,12 @@ def test_a_lost_key_and_a_mixture_without_a_tree_are_not_shown(tenants: Tenants)
     older = Tenants(tenants.folder, kept="rows")
     older.train("globex.old", others())
     tenants.train("globex.two", others())
-    (tenants.settings.keys_folder / "tenants" / "acme.json").unlink()
+    (tenants.settings.keys_folder / "shared.json").unlink()
     found = tenants.found()
     assert not found.holds
     assert not found.crossings
     said = "\n".join(found.unshown)
-    assert "of acme.one: the key" in said
+    assert "in acme: the shared key" in said
     assert "of globex.old is older than record trees" in said
     assert run(tenants).exit_code == 1
 

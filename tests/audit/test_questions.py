@@ -32,6 +32,7 @@ from ft_dagster.stages.judging.export_lineage import made_of
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question, this_moment
 from tests.audit.proved import proof
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +148,7 @@ def test_the_training_records_of_a_model_are_what_its_ledger_counts(history: His
     weights = audit.model("acme.one")
     found = list(training_records(audit, weights))
     for one in found:
-        answer = record(audit, SoughtRecord((bytes.fromhex(one.identity),), "identity"))
+        answer = record(audit, SoughtRecord((bytes.fromhex(present(one.identity)),), "identity"))
         assert any(each.weights == weights.digest and each.times == one.times for each in answer.models)
         assert one.content is not None
         kind = "text" if "text" in one.content else "prompt_completion"

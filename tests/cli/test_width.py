@@ -102,6 +102,7 @@ ASKED += [["import", origin, f"{{folder}}/{origin}.yaml", *MOVED] for origin in 
 PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
 LONG = {  # what trains, serves or asks a server; their tables are tested where they are made
     *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay", "audit crossings"),
+    "audit forget-identities",
     *("canaries plant", "trust countersign", "trust proof", "trust sign", "trust unsigned", "trust witness"),
     *("erase approve", "erase hold"),
 }

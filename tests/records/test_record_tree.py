@@ -88,7 +88,7 @@ def test_the_leaf_of_a_row_is_found_by_its_number_and_one_row_read_is_as_all_are
             assert (alone, json.loads(alone.facts)) == (row, facts)
             at = leaves.find(number, dropped=name == DROPPED)
             assert at is not None
-            assert leaves.merkle.leaf(at) == row.leaf(KEY.lookup(row.identity))
+            assert leaves.merkle.leaf(at) == row.leaf(KEY.lookup(row.known))
             places.add(at)
         assert leaves.find(len(rows), dropped=name == DROPPED) is None
     assert places == set(range(44))

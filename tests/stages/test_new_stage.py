@@ -26,8 +26,8 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.rows.dataset_io import ORIGINS, read_split
-from ft_dagster.records.record_tree import FIGURES
+from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS, read_split
+from ft_dagster.records.record_tree import FIGURES, TREE
 from ft_dagster.stage_entries import TASK_DATASET, WORD_COUNT
 from ft_dagster.workspace.build_context import BuildContext
 from ft_dagster.workspace.stage import Stage
@@ -45,14 +45,13 @@ def inputs(view: View) -> WordInputs:
 
 
 def build(inputs: WordInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
-    from ft_dagster.records.tree_growth import grow_tree
-
     rows = read_split(context.payload(inputs.task_dataset) / "train.parquet")
     words = sum(len(str(turn.content).split()) for row in rows for turn in row.messages)
     (attempt.payload / "words.json").write_text(json.dumps(words), "utf-8")
-    shutil.copy(context.evidence(inputs.task_dataset) / ORIGINS, attempt.evidence)
-    tree = grow_tree(attempt.evidence, context.record_key)
-    return {"words": words, "seconds": 7200.0, FIGURES: tree.to_json()}
+    for name in (ORIGINS, DROPPED, TREE):
+        if (context.evidence(inputs.task_dataset) / name).is_file():
+            shutil.copy(context.evidence(inputs.task_dataset) / name, attempt.evidence)
+    return {"words": words, "seconds": 7200.0, FIGURES: inputs.task_dataset.figures[FIGURES]}
 
 
 STAGE = Stage(WORD_COUNT, reads=(TASK_DATASET,), fields=(), inputs=inputs, build=build)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_dagster.data.files.parquet import arrays_of, column_names, dicts_of, rows_of
+from ft_dagster.data.mixture.asked_before import EXAMPLE
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.data.mixture.mixture_io import HOLDOUT, shard_files
 from ft_dagster.data.rows.content import identity_of, normal_text
@@ -28,7 +29,7 @@ from ft_dagster.files import read_text
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.provenance.hash_cache import SETTLED_SECONDS
 from ft_dagster.provenance.stamp import Stamp
-from ft_dagster.records.record_tree import TREE
+from ft_dagster.records.record_tree import LOOKUP, TREE, check_names
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.stage_entries import BASE_TEXT, GENERAL_CORPUS, TASK_DATASET, TRAINING_MIXTURE, names_of
 from ft_dagster.store import Artifact, Place, Store
@@ -49,7 +50,6 @@ TRAIN = NUMBER["train"]
 BATCH = 8192
 HELD_AT_ONCE = 128  # copies of a remote store: each holds a file open
 RESTORE = "Restore it from a backup"
-EXAMPLE = """source || ':' || "row"::VARCHAR"""  # in SQL, what an example or a ledger calls a record
 LEAF_DIGITS = 64  # of a name that is a record's leaf
 Times = NDArray[np.uint32]
 
@@ -66,15 +66,17 @@ def said_by(store: Store, place: Place, generation: int) -> Artifact | Removed |
 
 
 class HeldRecord(NamedTuple):
-    """Is a record in an artifact. `state`: of STATES. `number`: of its row in rows.parquet (in
+    """Is a record in an artifact. `known`: its lookup under the key of the artifact's tree, where it is
+    `keyed`, else its identity. `state`: of STATES. `number`: of its row in rows.parquet (in
     dropped.parquet of one that was left out), or counted in the payload. `name`: of a mixture, what a ledger
     calls it; else its row in the split or part, or the leaf that old rows have.
     """
 
-    identity: bytes
+    known: bytes
     state: int
     number: int
     name: str = ""
+    keyed: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class StoredFiles:
     _known: dict[Path, tuple[Stamp, str]] = field(default_factory=dict)
     _in_use: dict[tuple[str, str], None] = field(default_factory=dict)  # the oldest first
     _room: dict[str, float] = field(default_factory=dict)
+    _amended: dict[str, Artifact] = field(default_factory=dict)  # by the sha256 of the manifest
 
     def has(self, artifact: Artifact, name: str) -> bool:
         return name in artifact.files
@@ -99,6 +102,17 @@ class StoredFiles:
 
         Raises UserError for one that is damaged.
         """
+        artifact = self._amended.get(artifact.manifest, artifact)
+        try:
+            return self._file(artifact, name)
+        except UserError:
+            amended = artifact.as_amended(self.store) if name.startswith("evidence/") else None
+            if amended is None or amended == artifact:
+                raise
+            self._amended[artifact.manifest] = amended
+            return self._file(amended, name)
+
+    def _file(self, artifact: Artifact, name: str) -> Path:
         listed, stored = artifact.files[name].sha256, f"{artifact.path}/{name}"
         path = self.store.local(stored)
         if path is None:
@@ -277,12 +291,13 @@ def _of_evidence(file: Path) -> Iterator[list[HeldRecord]]:
     names = column_names(file)
     state = next((name for name in ("split", "part") if name in names), "split")
     called = EXAMPLE if "examples" in names else '"row"::VARCHAR' if "row" in names else "''"
-    columns = ("identity", "'dropped'" if file.name == DROPPED else state, called)
+    known = check_names(names, file)
+    columns = (known, "'dropped'" if file.name == DROPPED else state, called)
     numbers = count()
     for batch in rows_of(file, *columns):
         yield [
-            HeldRecord(bytes.fromhex(identity), NUMBER[state], next(numbers), name)
-            for identity, state, name in batch
+            HeldRecord(bytes.fromhex(one), NUMBER[state], next(numbers), name, known == LOOKUP)
+            for one, state, name in batch
         ]
 
 
@@ -318,18 +333,19 @@ def _of_examples(stored: StoredFiles, mixture: Artifact) -> Iterator[HeldRecord]
         seen: set[str] = set()
         for shard in shard_files(payload, split):
             for name in _example_names(stored.file(mixture, f"payload/{shard.relative_to(payload)}")):
-                identity = known.get((split, name.startswith(GENERAL), name.rpartition(":")[2]))
-                if name not in seen and identity is not None:
+                above = known.get((split, name.startswith(GENERAL), name.rpartition(":")[2]))
+                if name not in seen and above is not None:
                     seen.add(name)
-                    yield HeldRecord(identity, STATES.index(state), next(numbers), name)
+                    place = STATES.index(state), next(numbers)
+                    yield above._replace(state=place[0], number=place[1], name=name)
 
 
-def _names_above(stored: StoredFiles, mixture: Artifact) -> dict[tuple[str, bool, str], bytes]:
-    """Return (split of the mixture, of a corpus or not, what an example of it names) -> identity.
+def _names_above(stored: StoredFiles, mixture: Artifact) -> dict[tuple[str, bool, str], HeldRecord]:
+    """Return (split of the mixture, of a corpus or not, what an example of it names) -> the record above.
 
     Examples that name leaves do not say whether those are of a corpus.
     """
-    found: dict[tuple[str, bool, str], bytes] = {}
+    found: dict[tuple[str, bool, str], HeldRecord] = {}
     parts = {"train": "train", "validation": "validation", "holdout": HOLDOUT}
     for stage in (TASK_DATASET.name, GENERAL_CORPUS.name):
         above = stored.parent(mixture, stage)
@@ -339,7 +355,7 @@ def _names_above(stored: StoredFiles, mixture: Artifact) -> dict[tuple[str, bool
             split = parts.get(STATES[member.state])
             if split is not None:
                 is_leaf = len(member.name) == LEAF_DIGITS
-                found[split, stage == GENERAL_CORPUS.name and not is_leaf, member.name] = member.identity
+                found[split, stage == GENERAL_CORPUS.name and not is_leaf, member.name] = member
     return found
 
 

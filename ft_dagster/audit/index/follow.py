@@ -27,12 +27,13 @@ from ft_dagster.audit.index.artifact_records import (
 )
 from ft_dagster.audit.index.index import MEMBER, Index, LogEntry, Members, as_members, short, tenant_of
 from ft_dagster.audit.index.judged import judged_questions
-from ft_dagster.data.rows.dataset_io import ORIGINS
+from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import ReleaseLog, entry_path, folder_of, read_log
 from ft_dagster.provenance.merkle import SIZE
-from ft_dagster.records.record_keys import OwnerKeys, keys_of
+from ft_dagster.records.record_keys import RESTORE, SHARED_OWNER, OwnerKeys, keys_of
 from ft_dagster.records.record_tree import RecordTree, TreeHead
+from ft_dagster.records.sealed_rows import shared_key_of, shared_names
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, stated
@@ -137,16 +138,15 @@ class Follower:
             return Followed(artifacts, records, tuple(problems), lost)
 
     def _drop_if_rotated(self) -> tuple[LostKey, ...]:
-        """Drop the index where lookups are by another key than the current one, since they find nothing;
-        return its keys that are gone. The keys of it that are gone.
-        """
+        """Drop the index where an owner has other keys than it was made by; return those that are gone."""
         there = {name: keys_of(self.keys, name) for name in self.index.owners()}
-        named = {name: key for name, (_, key) in self.index.owners().items()}
-        if any(keys.current.id != named[name] for name, keys in there.items()):
-            self.say("a key was rotated: the index is made again")
+        named = {name: ids for name, (_, ids) in self.index.owners().items()}
+        if any(keys.ids != named[name] for name, keys in there.items()):
+            self.say("a key was rotated, lost or restored: the index is made again")
             self.index.clear()
-        gone = (name for name, keys in there.items() if keys.of_id(named[name]) is None)
-        return tuple(LostKey(name, named[name], there[name].current.id) for name in gone)
+        ids = ((name, id) for name in there for id in named[name].split(","))
+        gone = ((name, id) for name, id in ids if there[name].of_id(id) is None)
+        return tuple(LostKey(name, id, there[name].current.id) for name, id in gone)
 
     def _listed(self, first: Mapping[Place, int]) -> list[tuple[Place, int]]:
         """Return those keys, and the generation that is wanted of each, whose manifest may be there: to ask a
@@ -187,12 +187,12 @@ class Follower:
         artifact = found.artifact if isinstance(found, Removed) else found
         tenant = tenant_of(artifact.place.prefix)
         keys = keys_of(self.keys, tenant)
-        owner = self.index.owner(tenant, keys.current.id)
+        owner = self.index.owner(tenant, keys.ids)
         id = self.index.add_artifact(artifact, owner, removed=isinstance(found, Removed))
         records = 0
         try:
             if artifact.place.stage in (*HAVE_RECORDS, *ASKED):
-                members = indexed_members(self.stored, artifact, keys)
+                members = indexed_members(self.stored, artifact, keys, keys_of(self.keys, SHARED_OWNER))
                 self.index.add_members(owner, id, members)
                 records = len(members)
             elif artifact.place.stage == FINE_TUNED_MODEL.name:
@@ -267,17 +267,42 @@ def log_entries(prefix: str, log: ReleaseLog) -> list[LogEntry]:
     ]
 
 
-def indexed_members(stored: StoredFiles, artifact: Artifact, keys: OwnerKeys) -> Members:
-    """Return the records of an artifact, or the questions of an evaluation, by the current key. A tree by
-    that key has the lookups already; else they are computed from the identities.
+def indexed_members(stored: StoredFiles, artifact: Artifact, keys: OwnerKeys, shared: OwnerKeys) -> Members:
+    """Return the records of an artifact, or the questions of an evaluation, each by one of the keys. A tree
+    has the lookups by its own already. Where that key is lost they are those by the shared key, of a file
+    that has identities those of the current one, as of what has no tree. `shared`: keys of what all share.
+
+    Raises UserError where neither key is here and there are no identities.
     """
     head = TreeHead.of(artifact.figures, file=stored.store.uri(artifact.manifest_path))
-    if artifact.place.stage not in ASKED and head is not None and head.key == keys.current.id:
+    has_tree = artifact.place.stage not in ASKED and head is not None
+    if head is not None and has_tree and keys.of_id(head.key) is not None:
         return _of_tree(stored, artifact)
-    lookup = keys.current.lookup
-    found = ((short(lookup(name)), number, state) for name, number, state in _named_rows(stored, artifact))
-    rows = np.fromiter(found, MEMBER)
+    lost = head.key if head is not None and has_tree else ""
+    found = _without_key(stored, artifact, shared, lost) if lost else None
+    if found is None:
+        found = _named_rows(stored, artifact, keys)
+    rows = np.fromiter(((short(name), number, state) for name, number, state in found), MEMBER)
     return as_members(rows["lookup"], rows["number"], rows["state"])
+
+
+def _without_key(
+    stored: StoredFiles, artifact: Artifact, shared: OwnerKeys, lost: str
+) -> Iterator[tuple[bytes, int, int]] | None:
+    """Return (lookup by the shared key, number, state) of each record; None where the files have identities.
+    Raises UserError where that key is not here either. `lost`: the id of the key that orders the tree.
+    """
+    names = (f"evidence/{name}" for name in (ORIGINS, DROPPED))
+    files = [stored.file(artifact, name) for name in names if stored.has(artifact, name)]
+    ids = {shared_key_of(file) for file in files} - {""}
+    if None in ids:
+        return None
+    if any(shared.of_id(str(id)) is None for id in ids):
+        where = stored.store.uri(artifact.path)
+        raise UserError(f"the key {lost}, by which its records are known, is lost", file=where, fix=RESTORE)
+    lookups = (name for file in files for batch in shared_names(file, None) for name in batch)
+    members = (one for batch in members_of(stored, artifact) for one in batch)
+    return ((name, one.number, one.state) for name, one in zip(lookups, members, strict=True))
 
 
 def _of_tree(stored: StoredFiles, artifact: Artifact) -> Members:
@@ -288,13 +313,14 @@ def _of_tree(stored: StoredFiles, artifact: Artifact) -> Members:
     return as_members(np.frombuffer(tree.lookups, ">u8")[:: SIZE // 8], tree.rows, found)
 
 
-def _named_rows(stored: StoredFiles, artifact: Artifact) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (identity, number, state) of each record; of each question, by each of its names."""
+def _named_rows(stored: StoredFiles, artifact: Artifact, keys: OwnerKeys) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (lookup, number, state) of each record; of each question, by each of its names."""
+    lookup = keys.current.lookup
     if artifact.place.stage in ASKED:
         for question in judged_questions(stored, artifact):
-            yield from ((name, question.number, question.state) for name in question.names)
+            yield from ((lookup(name), question.number, question.state) for name in question.names)
     for members in members_of(stored, artifact):
-        yield from ((one.identity, one.number, one.state) for one in members)
+        yield from ((one.known if one.keyed else lookup(one.known), one.number, one.state) for one in members)
 
 
 def places_of(store: Store) -> Iterator[Place]:

@@ -184,13 +184,13 @@ class Index:
     # What it is told
 
     def owner(self, name: str, key: str | None = None) -> int:
-        """Return the number of an owner; `key`: the id of the key that its lookups are made by."""
+        """Return the number of an owner; `key`: the ids of the keys that its lookups are made by."""
         self._db.execute("INSERT OR IGNORE INTO owners (name, key) VALUES (?, ?)", (name, key))
         [[id]] = self._db.execute("SELECT id FROM owners WHERE name = ?", (name,))
         return int(id)
 
     def owners(self) -> dict[str, tuple[int, str]]:
-        """Return name -> (number, id of the key)."""
+        """Return name -> (number, ids of the keys)."""
         rows = self._db.execute("SELECT name, id, key FROM owners ORDER BY name")
         return {str(name): (int(id), str(key)) for name, id, key in rows}
 

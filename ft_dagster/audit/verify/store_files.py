@@ -51,7 +51,7 @@ _TRY = re.compile(rf"tenants/[^/]+/[^/]+/tries/([0-9a-f]{{64}}|{LINEAGE}/[0-9]{{
 _PART = rf"(?P<prefix>tenants/[^/]+/[^/]+|{SHARED}(?:/corpora/[^/]+)?)"
 _UNDER_KEY = re.compile(rf"{_PART}/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{{64}})/(?P<rest>.+)")
 _OF_KEY = re.compile(
-    r"claims/[^/]+/[0-9]{6}\.json|divergences/[^/]+\.json|[^/]+/(?:payload|evidence)/.+"
+    r"(?:claims/[^/]+|amendments)/[0-9]{6}\.json|divergences/[^/]+\.json|[^/]+/(?:payload|evidence)/.+"
     r"|(?:.+/)?\.[^/]+\.[0-9a-f]{32}"  # the draft of a writer that was killed
 )
 Check = Callable[[Audit, str, str], Iterable[str]]

@@ -22,11 +22,16 @@ from ft_dagster.audit.index.artifact_records import ASKED, HAVE_RECORDS, times_o
 from ft_dagster.audit.index.follow import MALFORMED, indexed_members, problem_of
 from ft_dagster.audit.index.index import Indexed, created, digest_of, tenant_of
 from ft_dagster.audit.signed import signed_words
+from ft_dagster.audit.verify.amended import check_amendments
 from ft_dagster.audit.verify.store_files import RESTORE, problems_around
+from ft_dagster.data.rows.dataset_io import DROPPED, ORIGINS
 from ft_dagster.errors import UserError
 from ft_dagster.files import write_whole
 from ft_dagster.lineage.graph import inputs_of, missing
+from ft_dagster.records.record_keys import RESTORE as RESTORE_KEY
+from ft_dagster.records.record_keys import SHARED_OWNER
 from ft_dagster.records.record_tree import TREE, TreeHead, check_tree
+from ft_dagster.records.sealed_rows import has_identities
 from ft_dagster.report.figures import counted
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import Artifact, verify_artifact
@@ -51,7 +56,9 @@ class Verified:
     ended, `removed`: of those now looked at, by retention. `bytes`: hashed now. `problems`: one line each;
     none where all holds that was checked. `unchecked`: what could not be checked, and why. `since`: from when
     on the index remembers what release logs, heads and tries were, ISO 8601; empty: it was made by an earlier
-    version. `signed`: whose signatures were asked for, and what bears none, in one line.
+    version. `signed`: whose signatures were asked for, and what bears none, in one line. `unsalted`: files
+    of record evidence that hold unsalted identities, which `audit forget-identities` takes out. `amended`:
+    how many artifacts have evidence of other bytes than their manifest lists, by an amendment.
     """
 
     artifacts: int
@@ -63,6 +70,8 @@ class Verified:
     unchecked: tuple[str, ...] = ()
     since: str = ""
     signed: str = ""
+    unsalted: int = 0
+    amended: int = 0
 
     @property
     def holds(self) -> bool:
@@ -106,6 +115,8 @@ def verify(
         state.add(f"{each.place.path}@{each.manifest}", problems)
         left = (time.monotonic() - begun) / number * (len(todo) - number)
         say(f"{number:,} of {len(todo):,} artifacts, {hashed / 1e9:.2f} GB; about {left:.0f} s left")
+    checked = check_amendments(audit, wanted)
+    problems += [line for line in checked.problems if line not in problems]
     if only is None:
         problems += [line for line in problems_around(audit, wanted) if line not in problems]
     state.forget()
@@ -125,6 +136,8 @@ def verify(
         unchecked,
         since,
         signed_words(audit, wanted),
+        _unsalted(audit, wanted),
+        checked.amended,
     )
 
 
@@ -221,14 +234,15 @@ def _check_removal(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 
 def _check_left(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
-    """Check that what outlives an artifact has its bytes."""
+    """Check that what outlives an artifact has its bytes, or those of an amendment."""
+    amended = artifact.as_amended(audit.store) or artifact
     for name, file in artifact.files.items():
         if outlives(artifact.place, name):
             stored = f"{artifact.path}/{name}"
             if not audit.store.exists(stored):
                 where = audit.store.uri(stored)
                 raise UserError("a stored file is missing that retention keeps", file=where, fix=RESTORE)
-            if audit.store.sha256(stored) != file.sha256:
+            if audit.store.sha256(stored) not in (file.sha256, amended.files[name].sha256):
                 where = audit.store.uri(stored)
                 raise UserError(f"a stored file {OTHER_BYTES}", file=where, fix=RESTORE)
 
@@ -265,7 +279,19 @@ def _without_key(audit: Audit, wanted: Sequence[Indexed]) -> Iterator[str]:
                 trees[each.tenant, head.key] += 1
     for (owner, key), number in trees.items():
         of = f"{counted(number, 'record tree')} of {owner or 'what is shared'}"
-        yield f"the order of {of}: the key {key} is not in {audit.settings.keys_folder}"
+        yield f"the order of {of}: the key {key} is not in {audit.settings.keys_folder}. {RESTORE_KEY}"
+
+
+def _unsalted(audit: Audit, wanted: Sequence[Indexed]) -> int:
+    """Count the files of record evidence that hold unsalted identities."""
+    found = 0
+    for each in (one for one in wanted if one.place.stage in HAVE_RECORDS):
+        with suppress(*MALFORMED):  # told of the artifact
+            artifact = audit.artifact(each)
+            names = (f"evidence/{name}" for name in (ORIGINS, DROPPED))
+            files = (audit.stored.file(artifact, name) for name in names if audit.stored.has(artifact, name))
+            found += sum(map(has_identities, files))
+    return found
 
 
 def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
@@ -313,7 +339,8 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         same = times.astype("<u4").tobytes() == audit.index.all_times(indexed.id)
     else:
         owner, _ = audit.owners()[indexed.tenant]
-        members = indexed_members(audit.stored, artifact, audit.keys(indexed.tenant))
+        keys, shared = audit.keys(indexed.tenant), audit.keys(SHARED_OWNER)
+        members = indexed_members(audit.stored, artifact, keys, shared)
         there = digest_of(owner, indexed.id, members)
         same = there == audit.digests.get(indexed.id, NO_RECORDS) and len(members) == indexed.records
     if not same:

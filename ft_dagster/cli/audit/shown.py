@@ -219,6 +219,11 @@ def verified_parts(found: Verified, cannot_notice: Iterable[str]) -> Iterator[Pa
     for line in cannot_notice:
         yield f"not noticed by any check: {line}"
     yield f"signatures: {found.signed}"
+    if found.amended:
+        yield f"AMENDED: {counted(found.amended, 'artifact')}, by what stands under amendments/"
+    if found.unsalted:
+        holds = "holds" if found.unsalted == 1 else "hold"
+        yield f"{counted(found.unsalted, 'file')} {holds} unsalted identities"
     if cannot_notice and found.since:
         yield f"release logs, heads and tries are held against what they were since {found.since}"
 

@@ -27,6 +27,7 @@ SAME, NEAR, OVERLAPS = "same", "near", "overlaps"  # how a row has a question
 OWN, TEXTS, TASKS = "own", "general", "tasks"  # kinds of questions
 ROWS, GENERAL_TEXT = "rows", "general"  # parts of what a model was trained on
 EVERY = 100_000  # rows between two lines of progress
+EXAMPLE = """source || ':' || "row"::VARCHAR"""  # in SQL, what a ledger calls a record
 
 
 class HeldOut(NamedTuple):
@@ -156,18 +157,30 @@ def _hashed(turn: str) -> bytes:
     return hashlib.sha256(turn.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def find_identities(records: Path, part: str, questions: Questions, hits: Hits) -> None:
-    """Add the held-out rows and texts whose identity a mixture's rows.parquet has among what was trained on.
+def find_records(records: Records, part: str, questions: Questions, hits: Hits) -> None:
+    """Add the held-out rows and texts whose record a mixture's rows.parquet has among what was trained on.
     `part`: ROWS or GENERAL_TEXT.
     """
     known: dict[bytes, list[tuple[str, int]]] = {}
     for kind, held_out in questions.held_out.items():
         for number, one in enumerate(held_out):
             for identity in one.identities:
-                known.setdefault(identity, []).append((kind, number))
-    for name, _, found in _trained(records, part):
-        for kind, question in known.get(bytes.fromhex(found), ()):
-            hits.add(kind, question, name, SAME)
+                known.setdefault(records.name(identity), []).append((kind, number))
+    for batch in rows_of(records.file, "split", EXAMPLE, "source", records.column):
+        for split, name, source, found in batch:
+            if _is_trained(split, source, part):
+                for kind, question in known.get(bytes.fromhex(found), ()):
+                    hits.add(kind, question, name, SAME)
+
+
+class Records(NamedTuple):
+    """Is a mixture's rows.parquet. `column`: by which it knows its records; `name`: makes that of an
+    identity.
+    """
+
+    file: Path
+    column: str
+    name: Callable[[bytes], bytes]
 
 
 class Trained(NamedTuple):
@@ -183,18 +196,17 @@ class Trained(NamedTuple):
 def trained_rows(records: Path, part: str) -> Trained:
     """Read which rows of a part a mixture has examples of. Memory: a byte a row."""
     numbers, source = bytearray(), GENERAL
-    for name, row, _ in _trained(records, part):
-        if row >= len(numbers):
-            numbers.extend(bytes(row + 1))
-        numbers[row], source = True, name.rpartition(":")[0]
+    for batch in rows_of(records, "split", "source", quoted("row")):
+        for split, named, row in batch:
+            if _is_trained(split, named, part):
+                if row >= len(numbers):
+                    numbers.extend(bytes(row + 1))
+                numbers[row], source = True, named
     return Trained(numbers, source)
 
 
-def _trained(records: Path, part: str) -> Iterator[tuple[str, int, str]]:
-    for batch in rows_of(records, "split", "source", quoted("row"), "identity"):
-        for split, source, row, identity in batch:
-            if split == "train" and source.startswith(GENERAL) == (part == GENERAL_TEXT):
-                yield f"{source}:{row}", int(row), identity
+def _is_trained(split: str, source: str, part: str) -> bool:
+    return split == "train" and source.startswith(GENERAL) == (part == GENERAL_TEXT)
 
 
 def stored_rows(

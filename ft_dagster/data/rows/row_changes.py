@@ -1,4 +1,4 @@
-"""Reads which rows a task data set has, by their identities, to count what two of them have in common."""
+"""Reads what the rows of a task data set are known by, to count what two of them have in common."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ft_dagster.data.files.parquet import rows_of
-from ft_dagster.data.rows.dataset_io import ORIGINS, read_split
+from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.data.rows.rows import Row
 
 
-def split_identities(evidence: Path) -> dict[str, set[bytes]]:
-    """Return the identities by split, of a data set's evidence folder; empty of one from before identities
-    were kept.
-    """
-    file, found = evidence / ORIGINS, defaultdict[str, set[bytes]](set)
-    if not file.is_file():
-        return {}
-    for batch in rows_of(file, "split", "identity"):
-        for split, identity in batch:
-            found[split].add(bytes.fromhex(identity))
+def split_names(rows: Path, column: str) -> dict[str, set[bytes]]:
+    """Return what a column of rows.parquet knows the rows by, by split."""
+    found = defaultdict[str, set[bytes]](set)
+    for batch in rows_of(rows, "split", column):
+        for split, name in batch:
+            found[split].add(bytes.fromhex(name))
     return dict(found)
 
 
@@ -35,9 +31,9 @@ def known_now(known: Iterable[bytes], rows: Iterable[Row]) -> dict[bytes, bytes]
     return found
 
 
-def splits_known_now(splits: dict[str, set[bytes]], payload: Path) -> dict[str, set[bytes]]:
-    """Return the identities by split as this version makes them, by the rows of a data set's payload."""
-    return {
-        split: set(known_now(known, read_split(payload / f"{split}.parquet")))
-        for split, known in splits.items()
-    }
+def identities_now(payload: Path) -> dict[str, set[bytes]]:
+    """Return the identities by split as this version makes them, by the rows of a data set's payload. Raises
+    UserError.
+    """
+    files = sorted(payload.glob("*.parquet"))
+    return {file.stem: {row.identity for row in read_split(file)} for file in files}

@@ -331,7 +331,7 @@ def test_what_version_0_1_asked_of_its_rows_is_not_known(old: Settings) -> None:
     audit = open_audit(old)
     [dataset, *_] = [one for one in audit.index.of_stage(TASK_DATASET.name) if one.variant == "acme.places"]
     rows = (row for batch in members_of(audit.stored, audit.artifact(dataset)) for row in batch)
-    identity = next(row.identity for row in rows if STATES[row.state] == "test")
+    identity = next(row.known for row in rows if STATES[row.state] == "test")
     found = record(audit, parse_record(identity.hex())).models
     assert {one.how for one in found if one.variant == "acme.places"} == {PERHAPS}
 
