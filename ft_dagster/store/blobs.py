@@ -162,6 +162,10 @@ class Store:
         if self._memory is not None and contents:
             recall.remember(self._memory, self.url, contents)
 
+    def read_there(self) -> None:
+        """Have this store recall nothing from now on: what is read is what lies there."""
+        self._memory = None
+
     def _read_or_none(self, relative: str) -> bytes | None:
         try:
             return self.read(relative)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from ft_dagster.errors import UserError
@@ -75,6 +76,15 @@ def signers(store: Store, prefix: str, content: bytes, kind: str, at: datetime) 
         store.remember(there)
     trust.known[name] = found
     return found
+
+
+def look_again(store: Store) -> None:
+    """Have signatures, and all else that is small, read where they should lie, whatever this process or this
+    host read and verified before: for a check of what is there now.
+    """
+    store.read_there()
+    if store.trust is not None:
+        store.trust = replace(store.trust, known={})
 
 
 def _there(store: Store, paths: Sequence[str]) -> dict[str, bytes]:

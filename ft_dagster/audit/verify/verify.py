@@ -37,6 +37,7 @@ from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import Artifact, verify_artifact
 from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.removal import check_tombstone, outlives
+from ft_dagster.store.signatures import look_again
 from ft_dagster.store.transfer import OTHER_BYTES
 
 SAVE_SECONDS = 5.0
@@ -91,6 +92,7 @@ def verify(
     Raises UserError where nothing is stored, of the tenant alone whose auditor asks.
     """
     begun, now = time.monotonic(), datetime.now(UTC)
+    look_again(audit.store)
     wanted = audit.allowed(audit.index.all() if only is None else list(only))
     state = _LookedAt(
         kept_state(audit) if only is None else None, {"store": audit.store.url, "tenant": audit.tenant}, now
