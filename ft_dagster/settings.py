@@ -44,7 +44,7 @@ from ft_dagster.spec.validation import mistakes_in
 from ft_dagster.spec.variant import ResourcesSpec
 from ft_dagster.spec.yaml_files import FIELDS, read_yaml
 from ft_dagster.store.blobs import Store
-from ft_dagster.store.witness import open_witnesses
+from ft_dagster.store.witness_places import open_witnesses
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"

@@ -12,21 +12,23 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
+from itertools import islice
 from typing import Any, Literal, get_args
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.signing import ERASURE
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store, as_stored
-from ft_dagster.store.numbered import numbered, numbers
+from ft_dagster.store.numbered import numbered, numbers, to_read
 from ft_dagster.store.signatures import moment, require, sign
 from ft_dagster.strict_json import loads
 
 FOLDER, SHARED_FOLDER, HEAD = "erasures", "_shared", "head.json"
 SCHEMA_VERSION, TRIES = 1, 8
+AT_ONCE = 64  # entries read from a remote store together
 RESTORE = "Restore the log's folder from a backup"
 Action = Literal["request", "approve", "hold", "lift"]
 REQUEST: Action = "request"
@@ -123,11 +125,9 @@ def _read(store: Store, owner: str) -> tuple[list[ErasureEntry], str | None]:
     """Return the entries, and the sha256 of the newest."""
     folder = folder_of(owner)
     counted, newest = _head(store, folder)
-    last = max(counted, *numbers(store, folder), 0)
     entries: list[ErasureEntry] = []
     previous: str | None = None
-    contents = store.read_each([numbered(folder, number) for number in range(1, last + 1)])
-    for number, content in enumerate(contents, start=1):
+    for number, content in _contents(store, folder, to_read(numbers(store, folder), counted)):
         file = store.uri(numbered(folder, number))
         if content is None:
             raise UserError("this entry of an erasure log is missing", file=file, fix=RESTORE)
@@ -142,6 +142,12 @@ def _read(store: Store, owner: str) -> tuple[list[ErasureEntry], str | None]:
             raise UserError(changed, file=file, fix=RESTORE)
         entries.append(entry)
     return entries, previous
+
+
+def _contents(store: Store, folder: str, wanted: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
+    left = iter(wanted)
+    while batch := list(islice(left, AT_ONCE)):
+        yield from zip(batch, store.read_each([numbered(folder, each) for each in batch]), strict=True)
 
 
 def _entry(content: bytes, file: str) -> ErasureEntry:

@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
@@ -26,7 +27,7 @@ from ft_dagster.provenance.signing import RELEASE as RELEASED
 from ft_dagster.provenance.signing import TrustedKey
 from ft_dagster.provenance.witnessed import Seen
 from ft_dagster.store.blobs import Store, as_stored
-from ft_dagster.store.numbered import numbered
+from ft_dagster.store.numbered import numbered, numbers, to_read
 from ft_dagster.store.release_chain import CHAINED, FOLDER, link_after, signed_of
 from ft_dagster.store.signatures import moment, require, sign, signers
 from ft_dagster.strict_json import loads
@@ -105,13 +106,15 @@ def recalled_log(store: Store, prefix: str) -> ReleaseLog:
     head = _head(store, prefix)
     if head.entries and store.remote:
         with suppress(UserError):
-            return _checked(store, prefix, head, _contents(store, prefix, head.entries, recalled=True))
+            return _checked(
+                store, prefix, head, _contents(store, prefix, range(1, head.entries + 1), recalled=True)
+            )
     return _whole(store, prefix, head)
 
 
 def _whole(store: Store, prefix: str, head: _Head) -> ReleaseLog:
-    there = max(head.entries, *_numbers(store, prefix), 0)
-    return _checked(store, prefix, head, _contents(store, prefix, there))
+    wanted = to_read(numbers(store, folder_of(prefix)), head.entries)
+    return _checked(store, prefix, head, _contents(store, prefix, wanted))
 
 
 def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]) -> ReleaseLog:
@@ -196,6 +199,9 @@ def countersign(store: Store, prefix: str, seen: Waiting) -> int:
     _check_versions(waits.entry, log.entries, file)
     _check_link(waits.entry, log.entries, log.hashes, file)
     own = None if trust.signer is None else trust.signer.key
+    if own is not None and not own.counts_on(moment(waits.entry.at)):
+        fix = "Sign by a key that was valid then, or have the entry deleted and made again"
+        raise UserError(f"the key {own.name} does not count on what was made then", file=file, fix=fix)
     if own is not None and trust.lacks(RELEASED, [*waits.by, own]) == waits.lacks:
         fix = "Have somebody else sign it, by a key of their own"
         raise UserError(f"{own.person or own.name} signed this already", file=file, fix=fix)
@@ -303,16 +309,12 @@ def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: s
         raise UserError("an entry about a version that it cannot be about", file=file, fix=RESTORE)
 
 
-def _numbers(store: Store, prefix: str) -> list[int]:
-    """Return the numbers of the entries that are listed, in order; files without a number are not entries."""
-    names = [name.removesuffix(".json") for name in store.names(folder_of(prefix)) if name.endswith(".json")]
-    return [int(name) for name in names if name.isascii() and name.isdigit()]
-
-
-def _contents(store: Store, prefix: str, count: int, *, recalled: bool = False) -> Iterator[_Stored]:
-    """Return the entries 1 to `count`, in order; `recalled`: those that this host remembers from there."""
-    for first in range(1, count + 1, AT_ONCE):
-        paths = [entry_path(prefix, number) for number in range(first, min(count + 1, first + AT_ONCE))]
+def _contents(
+    store: Store, prefix: str, wanted: Iterable[int], *, recalled: bool = False
+) -> Iterator[_Stored]:
+    """Return entries by their numbers, in order; `recalled`: those that this host remembers from there."""
+    left = iter(wanted)
+    while paths := [entry_path(prefix, number) for number in islice(left, AT_ONCE)]:
         known = store.recall(paths) if recalled else {}
         absent = [path for path in paths if path not in known]
         read = dict(zip(absent, store.read_each(absent), strict=True))

@@ -138,7 +138,7 @@ class Trust:
     `witnesses`: addresses of who is told of release logs, see `store.witness`; `strict`: nothing is released
     while one of them cannot be reached. `signer`: by which key this process signs; None: by none.
     `thresholds`: how many have to sign, by kind of statement, where it is more than one. `known`: what was
-    verified, by kind and sha256.
+    verified, by the part of the store, kind and sha256.
     """
 
     file: Path
@@ -149,7 +149,7 @@ class Trust:
     strict: bool = False
     signer: Signer | None = None
     thresholds: Mapping[str, int] = field(default_factory=dict)
-    known: dict[tuple[str, str], tuple[TrustedKey, ...]] = field(
+    known: dict[tuple[str, str, str], tuple[TrustedKey, ...]] = field(
         default_factory=dict, compare=False, repr=False
     )
 

@@ -59,8 +59,8 @@ def signers(store: Store, prefix: str, content: bytes, kind: str, at: datetime) 
     if trust is None:
         return ()
     name = kind, hashlib.sha256(content).hexdigest()
-    if name in trust.known:
-        return trust.known[name]
+    if (prefix, *name) in trust.known:
+        return trust.known[prefix, *name]
 
     def standing(envelopes: Iterable[bytes]) -> tuple[TrustedKey, ...]:
         by = trust.signers(content, kind, at, envelopes)
@@ -74,7 +74,7 @@ def signers(store: Store, prefix: str, content: bytes, kind: str, at: datetime) 
         if trust.lacks(kind, found):
             return found  # an auditor, or somebody else, may sign it later
         store.remember(there)
-    trust.known[name] = found
+    trust.known[prefix, *name] = found
     return found
 
 

@@ -28,12 +28,10 @@ from ft_dagster.provenance.merkle import MerkleTree, leaf_hash
 from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.signing import CHECKPOINT, TRUST_FILE, Signer, Trust, TrustedKey, envelope_content
 from ft_dagster.provenance.witnessed import Listed, Logs, Position, Seen
-from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.blobs import as_stored
 from ft_dagster.store.numbered import Listing, highest_number, numbered
 from ft_dagster.store.remote_errors import outage, unreachable
 from ft_dagster.store.signatures import moment
-from ft_dagster.store.witness_git import SCHEME, GitPlace
-from ft_dagster.store.witness_http import SCHEMES, HttpPlace
 from ft_dagster.strict_json import loads
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,17 @@ BEFORE = datetime.min.replace(tzinfo=UTC)
 KEY_FILE = "witness.key"
 KEY_BYTES = 32
 TRIES = 50  # of a number that others were faster to take
-NO_CHECKPOINT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # raised by what is none
+NO_CHECKPOINT = (  # raised by what is none
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+    FileNotFoundError,
+    IsADirectoryError,
+)
+WHO = "See who wrote it, and restore the witness from a backup"
 COPY_KEY = f"Copy {KEY_FILE} from the host that began with it, or from a backup, to this keys folder"
 LATER = "`ft-dagster trust witness` tells it later"
 
@@ -102,22 +110,29 @@ class Witnesses:
 
     def newest(self, place: Place) -> Checkpoint:
         """Read what a witness knows. Raises UserError where nobody whom the trust root lists signed it, be
-        they revoked since: it only holds logs to what was seen; and where it knows less than it did.
+        they revoked since: it only holds logs to what was seen; where it knows less than this host saw there;
+        and where it did not go on from that.
         """
-        number = highest_number(place, FOLDER)
-        self._refuse_fewer(place, number)
+        number, seen = highest_number(place, FOLDER), self._seen(place)
+        if number < seen.number:
+            file = self._seen_file(place)
+            fix = f"Mount or restore it; to begin it anew, delete {file} and run `ft-dagster trust witness`"
+            gone = "it is not there, or they were deleted"
+            problem = f"{number} checkpoints, and this host saw {seen.number}: {gone}"
+            raise UserError(problem, file=place.url, fix=fix)
         if not number:
             return Checkpoint()
         path = numbered(FOLDER, number)
         try:
             found = _read(place.read(path))
-        except (*NO_CHECKPOINT, IsADirectoryError):
+        except NO_CHECKPOINT:
             found = Checkpoint()
         if found.number != number or not self._signers(found):
             problem = f"nobody whom {TRUST_FILE} lists signed this checkpoint"
-            fix = "See who wrote it, and restore the witness from a backup"
-            raise UserError(problem, file=place.uri(path), fix=fix)
+            raise UserError(problem, file=place.uri(path), fix=WHO)
         self._refuse_other_key(found, place.url)
+        self._refuse_other_history(place, found, seen)
+        self._note(place, found)
         return found
 
     def seen_at(self, position: Position) -> Mapping[str, Seen]:
@@ -163,17 +178,23 @@ class Witnesses:
                 yield Listed(place.url, Position(found.number, found.sha256), found.at, by, len(found.logs))
 
     def _back_from(self, place: Place, newest: Checkpoint, last: int) -> Iterator[Checkpoint]:
+        """Yield the newest `last` checkpoints, the last first. Raises UserError for one that the next was not
+        written after, or that says more of a log than the next.
+        """
+        yield newest
         after = newest
-        for number in range(newest.number, max(newest.number - last, 0), -1):
+        for number in range(newest.number - 1, max(newest.number - last, 0), -1):
             path = numbered(FOLDER, number)
             try:
-                found = newest if number == newest.number else _read(place.read(path))
-            except (*NO_CHECKPOINT, FileNotFoundError, IsADirectoryError):
+                found = _read(place.read(path))
+            except NO_CHECKPOINT:
                 found = Checkpoint()
-            if found.number != number or (found is not newest and found.sha256 != after.previous):
+            if found.number != number or found.sha256 != after.previous:
                 problem = f"not the checkpoint that checkpoint {number + 1} was written after"
-                fix = "See who wrote it, and restore the witness from a backup"
-                raise UserError(problem, file=place.uri(path), fix=fix)
+                raise UserError(problem, file=place.uri(path), fix=WHO)
+            if any(_says_less(after.logs.get(name), seen) for name, seen in found.logs.items()):
+                problem = f"it says less of a log than checkpoint {number} before it, or something else"
+                raise UserError(problem, file=place.uri(numbered(FOLDER, number + 1)), fix=WHO)
             yield found
             after = found
 
@@ -276,16 +297,37 @@ class Witnesses:
             problem = "the witness knows logs by another key"
             raise UserError(problem, file=self.key_file, value=where, fix=COPY_KEY)
 
-    def _refuse_fewer(self, place: Place, number: int) -> None:
-        """Raises UserError for a witness that knows less than this host saw there; else notes the number."""
-        file = self.waiting / f"{hashlib.sha256(place.url.encode()).hexdigest()[:16]}.seen"
-        seen = int(file.read_text()) if file.exists() else 0
-        if number < seen:
-            fix = f"Mount or restore it; to begin it anew, delete {file} and run `ft-dagster trust witness`"
-            problem = f"{number} checkpoints, and this host saw {seen}: it is not there, or they were deleted"
-            raise UserError(problem, file=place.url, fix=fix)
-        if number > seen:
-            write_whole(file, f"{number}\n".encode())
+    def _refuse_other_history(self, place: Place, newest: Checkpoint, seen: Position) -> None:
+        """Raises UserError where the newest checkpoint does not go on from the one that this host saw."""
+        if not seen.number:
+            return
+        *_, found = self._back_from(place, newest, newest.number - seen.number + 1)
+        if seen.sha256 and found.sha256 != seen.sha256:
+            problem = "not the checkpoint that this host saw by this number"
+            raise UserError(problem, file=place.uri(numbered(FOLDER, seen.number)), fix=WHO)
+
+    def _seen_file(self, place: Place) -> Path:
+        return self.waiting / f"{hashlib.sha256(place.url.encode()).hexdigest()[:16]}.seen"
+
+    def _seen(self, place: Place) -> Position:
+        """Return the newest checkpoint that this host saw at a witness; its hash is "" in what older versions
+        noted.
+        """
+        file = self._seen_file(place)
+        try:
+            number, *sha256 = file.read_text().split()
+            return Position(int(number), *(sha256[:1] or [""]))
+        except FileNotFoundError:
+            return Position(0, "")
+        except ValueError:
+            fix = "Delete it, and run `ft-dagster audit verify --all`: this host forgets what it saw there"
+            raise UserError("not what was seen at a witness", file=file, fix=fix) from None
+
+    def _note(self, place: Place, found: Checkpoint) -> None:
+        """Note what this host saw, where it is newer than what it noted."""
+        seen = self._seen(place)
+        if (found.number, found.sha256) != seen and found.number >= seen.number:
+            write_whole(self._seen_file(place), f"{found.number} {found.sha256}\n".encode())
 
     def _add(self, place: Place, added: Mapping[str, Seen]) -> None:
         """Write the witness' next checkpoint, unless it knows all of it."""
@@ -310,11 +352,12 @@ class Witnesses:
             "size": len(logs),
             "root": _root(logs),
         }
-        envelope = json.loads(self._signer().envelope(as_stored(statement), CHECKPOINT))
+        signed = as_stored(statement)
+        envelope = json.loads(self._signer().envelope(signed, CHECKPOINT))
         content = {"schema_version": 1, "envelope": envelope, "logs": dict(logs)}
         if not place.create_exclusively(numbered(FOLDER, number), as_stored(content)):
             return False
-        self._refuse_fewer(place, number)
+        self._note(place, Checkpoint(number, hashlib.sha256(signed).hexdigest()))
         return True
 
     def _reached(self, place: Place, do: Callable[[], None]) -> bool:
@@ -383,50 +426,6 @@ class Witnesses:
         return hashlib.sha256(b"witness" + self._key()).hexdigest()[:16]
 
 
-def open_witnesses(
-    trust: Trust, store: Store, place_of: Callable[[str], str], keys: Path, host: Path
-) -> None:
-    """Have a store tell the witnesses of its trust root. `place_of`: of a path in it; `keys`: the folder of
-    keys; `host`: a folder of this host alone. Raises UserError for one that cannot be opened or lies in the
-    store.
-    """
-    try:
-        opened = tuple(_opened(each, place_of, keys, host) for each in trust.witnesses)
-    except (ValueError, TypeError, ImportError) as error:
-        problem = f"cannot be opened: {error}"
-        fix = "Name a folder, s3://bucket/prefix, git+REPOSITORY or https://host/path"
-        raise UserError(problem, file=trust.file, field="witnesses", fix=fix) from None
-    except UserError as error:
-        raise UserError(
-            error.problem, file=trust.file, field=error.field, value=error.value, fix=error.fix
-        ) from None
-    for said, each in zip(trust.witnesses, opened, strict=True):
-        if _lies_in(each, store):
-            fix = "Name a place that whoever writes the store may not write"
-            problem = "a witness in the store itself shows nothing"
-            raise UserError(problem, file=trust.file, field="witnesses", value=said, fix=fix)
-    store.witnesses = Witnesses(trust, opened, keys / KEY_FILE, host / "witness")
-
-
-def _opened(said: str, place_of: Callable[[str], str], keys: Path, host: Path) -> Place:
-    """Open a witness by its address. Raises UserError and ValueError for what is none."""
-    if said.startswith(SCHEME):
-        address = said.removeprefix(SCHEME)
-        whole = address if ":" in address else place_of(address)  # ssh's host:path is one, too
-        copy = hashlib.sha256(whole.encode()).hexdigest()[:16]
-        return GitPlace(SCHEME + whole, host / "witness" / f"{copy}.git")
-    if said.startswith(SCHEMES):
-        return HttpPlace(said, keys)
-    return Store(said if "://" in said else place_of(said), None, host)
-
-
-def _lies_in(place: Place, store: Store) -> bool:
-    if isinstance(place, Store):
-        return place.remote == store.remote and f"{place.root}/".startswith(f"{store.root}/")
-    address = place.url.removeprefix(SCHEME).removeprefix("file://")
-    return isinstance(place, GitPlace) and not store.remote and f"{address}/".startswith(f"{store.root}/")
-
-
 def _read(content: bytes) -> Checkpoint:
     """Read a checkpoint's file. Raises one of NO_CHECKPOINT for what is none, or whose logs are not those of
     its statement.
@@ -445,6 +444,13 @@ def _read(content: bytes) -> Checkpoint:
 def _is_news(known: Seen | None, seen: Seen) -> bool:
     """Say whether a witness is to be told; where others went on from there meanwhile, it knows more."""
     return known is None or known.entries < seen.entries
+
+
+def _says_less(after: Seen | None, before: Seen) -> bool:
+    """Say whether a later checkpoint has less of a log than one before it, or another entry there."""
+    if after is None or after.entries < before.entries:
+        return True
+    return after.entries == before.entries and after.sha256 != before.sha256
 
 
 def _root(logs: Mapping[str, Seen]) -> str:

@@ -20,6 +20,7 @@ SCHEME = "git+"
 BRANCH = "refs/heads/checkpoints"
 SEEN = "refs/seen"  # of the copy of this host: what need not be fetched again
 SECONDS = 60
+MOST_BYTES = 64 * 2**20  # of one checkpoint
 _FASTER = ("[rejected]", "lock", "already exists", "failed to update ref")  # of a push, while another is made
 _PROTOCOLS = "file:git:http:https:ssh"
 _INHERITED = re.compile(
@@ -32,14 +33,11 @@ _PASSWORD = re.compile(r"(?<=://)[^/@]*:[^/@]*@|(?<=http://)[^/@]*@|(?<=https://
 
 class GitPlace:
     """Reads and adds files of the branch `checkpoints` of a repository. `url`: `git+` and what git takes as
-    one; `copy`: a folder of this host for what was fetched. Raises UserError for an address with a password.
+    one; `copy`: a folder of this host for what was fetched.
     """
 
     def __init__(self, url: str, copy: Path) -> None:
         self.url, self._address, self._copy = url, url.removeprefix(SCHEME), copy
-        if _PASSWORD.search(url):
-            fix = "Leave it out: git takes it from its credential helper, or logs in by a key of ssh"
-            raise UserError("a password in the address of a witness", field="witnesses", fix=fix)
 
     def uri(self, relative: str) -> str:
         return f"{self.url} ({BRANCH.rpartition('/')[2]}:{relative})"
@@ -51,11 +49,18 @@ class GitPlace:
         return sorted(name.rpartition("/")[2] for name in listed.split("\0") if name)
 
     def read(self, relative: str) -> bytes:
-        """Raises FileNotFoundError."""
+        """Raises FileNotFoundError, IsADirectoryError, and UserError for what is too large to be one."""
         tip = self._tip()
-        if tip is None or not self._git("ls-tree", tip, relative):
+        listed = [] if tip is None else self._git("ls-tree", "--long", tip, relative).split()
+        if len(listed) < 4:
             raise FileNotFoundError(self.uri(relative))
-        return self._run("cat-file", "blob", f"{tip}:{relative}").stdout
+        _, kind, sha, size, *_ = listed
+        if kind != "blob":
+            raise IsADirectoryError(self.uri(relative))
+        if int(size) > MOST_BYTES:
+            problem = f"a checkpoint of more than {MOST_BYTES} bytes"
+            raise UserError(problem, file=self.uri(relative), fix="See who wrote it")
+        return self._run("cat-file", "blob", sha).stdout
 
     def create_exclusively(self, relative: str, content: bytes) -> bool:
         """Push a commit with one file more; False where it is there, or somebody pushed meanwhile. Raises
@@ -92,8 +97,8 @@ class GitPlace:
         if not (self._copy / "HEAD").exists():
             self._copy.mkdir(parents=True, exist_ok=True)
             self._git("init", "--quiet", "--bare", str(self._copy), inside=False)
-        listed = self._git("ls-remote", "--", self._address, BRANCH)
-        tip = listed.split()[0] if listed else None
+        listed = (line.split() for line in self._git("ls-remote", "--", self._address, BRANCH).splitlines())
+        tip = next((sha for sha, *name in listed if name == [BRANCH]), None)  # other names may end alike
         if tip is not None and self._run("cat-file", "-e", f"{tip}^{{commit}}", check=False).returncode:
             self._git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--", self._address, BRANCH)
             self._run("update-ref", SEEN, tip, check=False)

@@ -14,7 +14,11 @@ import http.client
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,11 +26,15 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.signing import read_private
 
 SCHEMES = ("http://", "https://")
-SECONDS = 8
+SECONDS = 8  # without a byte
+TOTAL_SECONDS = 60  # of a request, however slowly the bytes come
 MOST_BYTES = 64 * 2**20  # of one checkpoint
 LOCAL = ("localhost", "127.0.0.1", "::1")
 CREATED, THERE = (200, 201, 204), 412
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
+Answer = tuple[int, bytes]  # status and content
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_TOKEN = re.compile(rb"[!-~]+")
 _NUMBER = re.compile(r"[^/]+/0*([0-9]+)\.json")
 
 
@@ -38,24 +46,23 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 _OPENER = urllib.request.build_opener(_NoRedirect)
+_DIRECT = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
 
 
 class HttpPlace:
     """Reads and adds checkpoints by their numbers. `keys`: the folder in which the token may lie. Raises
-    UserError for an address with a password or a query in it, and for a token that would go in the clear.
+    UserError for an address without a host, and for a token that would go in the clear.
     """
 
     def __init__(self, url: str, keys: Path) -> None:
         self.url = url.rstrip("/")
         parts = urlsplit(self.url)
-        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-            fix = "Write it as https://host/path; a token lies in the keys folder as `witness.<host>.token`"
-            raise UserError("more than the address of a witness", field="witnesses", fix=fix)
         if not parts.hostname:
             raise UserError(
                 "no host is named", field="witnesses", value=url, fix="Write it as https://host/path"
             )
         self._token = keys / f"witness.{parts.hostname}.token"
+        self._opener = _DIRECT if parts.hostname in LOCAL else _OPENER  # no proxy reads a token in the clear
         if self._token.exists() and parts.scheme != "https" and parts.hostname not in LOCAL:
             fix = f"Name it by https://, or take {self._token} away"
             raise UserError("its token would be sent in the clear", field="witnesses", value=url, fix=fix)
@@ -65,12 +72,10 @@ class HttpPlace:
 
     def names(self, relative: str) -> list[str]:
         """Return the name of the newest file alone; none where there is none."""
-        said = self._asked("GET", f"{self.url}/newest")[1]
-        try:
-            number = int(said.decode("ascii").strip())
-        except (ValueError, UnicodeDecodeError):
-            raise self._other(f"{self.url}/newest", "what is no number") from None
-        return [f"{number:06d}.json"] if number > 0 else []
+        said = self._asked("GET", f"{self.url}/newest")[1].strip()
+        if not _DIGITS.fullmatch(said):
+            raise self._other(f"{self.url}/newest", "what is no number of at most 18 digits")
+        return [f"{int(said):06d}.json"] if int(said) else []
 
     def read(self, relative: str) -> bytes:
         """Raises FileNotFoundError."""
@@ -80,23 +85,30 @@ class HttpPlace:
         return content
 
     def create_exclusively(self, relative: str, content: bytes) -> bool:
-        """Put a checkpoint; False where there is one by this number."""
+        """Put a checkpoint, and read it back; False where there is one by this number."""
         status, _ = self._asked("PUT", self.uri(relative), (*CREATED, THERE), content)
-        return status != THERE
+        if status == THERE:
+            return False
+        if self._asked("GET", self.uri(relative), (404,)) != (200, content):
+            raise self._other(self.uri(relative), "another checkpoint than it took")
+        return True
 
     def _asked(
         self, method: str, url: str, others: tuple[int, ...] = (), content: bytes | None = None
-    ) -> tuple[int, bytes]:
+    ) -> Answer:
         """Return status and content of an answer: 200, or one of `others`. Raises ConnectionError where
         nobody answers now, and UserError for any other answer.
         """
         headers = {} if content is None else {"If-None-Match": "*", "Content-Type": "application/json"}
         if self._token.exists():
-            token = read_private(self._token, "witnesses", "token").decode("utf-8", "replace").strip()
-            headers["Authorization"] = f"Bearer {token}"
+            token = read_private(self._token, "witnesses", "token").strip()
+            if not _TOKEN.fullmatch(token):
+                fix = "Write the token alone into it, one line of ASCII without blanks"
+                raise UserError("not a token", file=self._token, field="witnesses", fix=fix)
+            headers["Authorization"] = f"Bearer {token.decode()}"
         request = urllib.request.Request(url, content, headers, method=method)
         try:
-            status, said = _answer(request)
+            status, said = _within(TOTAL_SECONDS, partial(_answer, self._opener, request))
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise ConnectionError(f"{self.url}: {reason or type(error).__name__}") from None
@@ -116,9 +128,23 @@ class HttpPlace:
         return UserError(f"the witness answers {what}", file=url, fix=fix)
 
 
-def _answer(request: urllib.request.Request) -> tuple[int, bytes]:
+def _within(seconds: float, ask: Callable[[], Answer]) -> Answer:
+    """Return what a question is answered. Raises TimeoutError where nobody has answered it by then."""
+    answer = Future[Answer]()
+
+    def wait() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    Thread(target=wait, daemon=True).start()
+    return answer.result(seconds)
+
+
+def _answer(opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> Answer:
     try:
-        with _OPENER.open(request, timeout=SECONDS) as answer:
+        with opener.open(request, timeout=SECONDS) as answer:
             return int(answer.status), bytes(answer.read(MOST_BYTES + 1))
     except urllib.error.HTTPError as error:
         with error:

@@ -76,6 +76,19 @@ def test_an_entry_that_was_changed_or_taken_out_is_named(store: Store, tmp_path:
         read_erasures(store, "acme")
 
 
+def test_a_number_or_a_count_far_away_is_one_error_and_no_loop(store: Store, tmp_path: Path) -> None:
+    ask(store, tmp_path / "keys")
+    far = tmp_path / "store/erasures/acme/99999999999999999.json"
+    far.write_text("{}")
+    with pytest.raises(UserError, match=r"000002\.json: this entry of an erasure log is missing"):
+        read_erasures(store, "acme")
+    far.unlink()
+    head = tmp_path / "store/erasures/acme/head.json"
+    head.write_text(json.dumps({**json.loads(head.read_text()), "entries": 10**17}))
+    with pytest.raises(UserError, match=r"(000001|000002)\.json"):
+        read_erasures(store, "acme")
+
+
 def test_an_entry_of_another_tenants_log_is_refused(store: Store, tmp_path: Path) -> None:
     ask(store, tmp_path / "keys")
     target = tmp_path / "store/erasures/globex/000001.json"

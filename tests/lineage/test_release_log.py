@@ -48,6 +48,19 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
+def test_a_number_or_a_count_far_away_is_named_and_no_loop(store: Store) -> None:
+    released(store, "one")
+    far = f"{PREFIX}/releases/99999999999999999.json"
+    store.write(far, b"{}")
+    assert read_log(store, PREFIX).uncounted == (store.uri(far),)
+    store.write_json(HEAD_FILE, {**store.read_json(HEAD_FILE), "entries": 10**17})
+    with pytest.raises(UserError, match=r"000002\.json: this entry of a release log is missing"):
+        read_log(store, PREFIX)
+    Path(store.root, HEAD_FILE).unlink()
+    with pytest.raises(UserError, match="missing"):
+        read_log(store, PREFIX)
+
+
 def test_a_log_of_the_first_schema_is_still_read_and_goes_on(store: Store) -> None:
     store.write_json(f"{PREFIX}/releases/000001.json", FIRST)
     (first,) = history(store, PREFIX)

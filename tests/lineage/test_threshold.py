@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,18 @@ def test_another_entry_than_was_shown_is_not_signed(waits: Store) -> None:
     assert seen is not None
     with pytest.raises(UserError, match="another entry than was shown"):
         countersign(waits, PREFIX, replace(seen, content=b"{}"))
+
+
+def test_a_key_that_began_later_than_the_entry_does_not_sign_it(waits: Store) -> None:
+    """Its signature would not count, and the entry would wait for ever."""
+    late, signs_late = key("late")
+    late = replace(late, begins=datetime.now(UTC) + timedelta(seconds=1))
+    time.sleep(1.1)
+    waits.trust = replace(root(Signer(late, signs_late._signer)), keys=(*KEYS, late), known={})
+    seen = waiting(waits, PREFIX, read_log(waits, PREFIX))
+    assert seen is not None
+    with pytest.raises(UserError, match="the key late does not count on what was made then"):
+        countersign(waits, PREFIX, seen)
 
 
 def test_a_witness_is_told_once_it_counts(waits: Store, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.witnessed import Seen
 from ft_dagster.store import Store
 from ft_dagster.store.numbered import numbered
-from ft_dagster.store.witness import FOLDER, Place, Witnesses, open_witnesses
+from ft_dagster.store.witness import FOLDER, Place, Witnesses
 from ft_dagster.store.witness_git import GitPlace
 from ft_dagster.store.witness_http import HttpPlace
+from ft_dagster.store.witness_places import open_witnesses
 from tests.store.signing_keys import SIGNS, trust
 
 pytestmark = pytest.mark.slow
@@ -147,15 +148,23 @@ def test_a_token_opens_an_endpoint_and_is_said_nowhere(
 
 
 SECRET = "pa55word"
+MORE = "a password, or more than the address"
 
 
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        (f"git+https://ann:{SECRET}@example.invalid/w.git", "a password in the address"),
-        (f"git+https://{SECRET}@example.invalid/w.git", "a password in the address"),
-        (f"https://ann:{SECRET}@example.invalid/w", "more than the address"),
-        (f"https://example.invalid/w?key={SECRET}", "more than the address"),
+        (f"git+https://ann:{SECRET}@example.invalid/w.git", MORE),
+        (f"git+https://{SECRET}@example.invalid/w.git", MORE),
+        (f"git+https://example.invalid/w.git?private_token={SECRET}", MORE),
+        (f"git+ssh://git:{SECRET}@example.invalid/w.git", MORE),
+        (f"https://ann:{SECRET}@example.invalid/w", MORE),
+        (f"https://example.invalid/w?key={SECRET}", MORE),
+        (f"https://example.invalid/w#{SECRET}", MORE),
+        (f"s3://{SECRET}:{SECRET}@bucket/w", MORE),
+        (f"ftp://ann:{SECRET}@example.invalid/w", MORE),
+        (f"https://[{SECRET}/w", "the address of a witness is none"),
+        (f"https://example.invalid:{SECRET}/w", "the address of a witness is none"),
         ("http://", "no host is named"),
     ],
 )
@@ -197,6 +206,11 @@ def test_a_repository_that_takes_no_push_is_one_error(repository: Path, tmp_path
         place.create_exclusively(numbered(FOLDER, 1), b"{}")
 
 
-def test_a_repository_in_the_store_is_no_witness(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "address", ["git+{}/store/w.git", "{}/store/w", "{}/link/w", "git+file://{}/link/w.git"]
+)
+def test_a_place_in_the_store_is_no_witness(address: str, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "store")
     with pytest.raises(UserError, match="a witness in the store itself shows nothing"):
-        opened(f"git+{tmp_path}/store/w.git", tmp_path / "here")
+        opened(address.format(tmp_path), tmp_path / "here")

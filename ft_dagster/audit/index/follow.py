@@ -38,6 +38,7 @@ from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, stated
 from ft_dagster.store.make import host_lock
+from ft_dagster.store.numbered import numbers
 from ft_dagster.store.release_chain import CHAINED
 from ft_dagster.store.remote_errors import unreachable
 from ft_dagster.strict_json import dumps, loads
@@ -236,7 +237,7 @@ class Follower:
         """
         alike: list[LogEntry] = []
         for prefix in prefixes:
-            there = [name for name in self.store.names(folder_of(prefix)) if name[:6].isdigit()]
+            there = numbers(self.store, folder_of(prefix))
             if len(there) != len(known.get(prefix, ())):
                 yield prefix
             elif there:
