@@ -100,3 +100,9 @@ def test_versions_up_to_the_newest_are_read() -> None:
     refuse_newer(2, 2)
     assert is_readable(1, 2)
     assert not is_readable(3, 2)
+
+
+@pytest.mark.slow
+def test_few_places_hold_what_no_type_says() -> None:
+    found = sum(ast.unparse(tree).count("dict[str, Any]") for tree in trees().values())
+    assert found <= 250, "say `object`, or name a type"

@@ -52,7 +52,7 @@ class Pushed(NamedTuple):
     left_out: dict[int, str]
     unserved: Standing | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         unserved = None if self.unserved is None else self.unserved.to_json()
         return {**self._asdict(), "unserved": unserved}
 

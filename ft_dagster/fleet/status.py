@@ -61,7 +61,7 @@ class StatusRow:
     next_step: str
     unserved: Standing | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         causes = [{"variant": each.variant, **each.cause._asdict()} for each in self.causes]
         gains = {name: _gain_json(getattr(self, name)) for name in ("gain", "over_production")}
         told = {name: value for name, value in vars(self).items() if name != "unserved"}

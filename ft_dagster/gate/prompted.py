@@ -51,7 +51,7 @@ class Prompted(NamedTuple):
     left_out: Mapping[str, str]
     scores: tuple[PromptedScore, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {**self._asdict(), "scores": [one._asdict() for one in self.scores]}
 
     @classmethod

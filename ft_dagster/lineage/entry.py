@@ -80,7 +80,7 @@ class ReleaseEntry:
         """Say whose signature counts on it, in words."""
         return f"signed by {' and '.join(self.signed_by)}" if self.signed_by else "unsigned"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the entry as it is stored: without what only other actions have."""
         others = {name for action in ACTIONS if action != self.action for name in _OWN[action]}
         others -= {"forced"} if self.forced else set()

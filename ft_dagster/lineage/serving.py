@@ -60,7 +60,7 @@ class Standing(NamedTuple):
             f"{said(self.findings)}{more}"
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         findings = [each.to_json() for each in self.findings]
         return {**self._asdict(), "findings": findings}
 

@@ -68,7 +68,7 @@ class NextLook:
     def left(self) -> int | None:
         return min((rule.left for rule in self.rules), default=None)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         rules = [{**asdict(rule), "missing": rule.missing} for rule in self.rules]
         found: dict[str, Any] = {
             "try": self.number,

@@ -76,7 +76,7 @@ class ProbeResult:
     sentence: str
     rounds: tuple[tuple[TriedArm, ...], ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the result without what says nothing, as it was written before there was any."""
         rounds = [[_without_empty(asdict(each)) for each in tried] for tried in self.rounds]
         return _without_empty({"schema_version": SCHEMA_VERSION, **asdict(self), "rounds": rounds})

@@ -108,7 +108,7 @@ def _gone(view: View, asked: OverlapInputs) -> list[str] | None:
     return None if next(before, None) is not None else missing
 
 
-def build(inputs: OverlapInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: OverlapInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     texts = inputs.evaluation_texts
     tasks = None if texts is None else context.payload(texts) / evaluation_texts.TEXTS
     test, held_out = (None if file is None else file.path for file in (inputs.test, inputs.texts))

@@ -56,7 +56,7 @@ def general_inputs(view: View) -> GeneralScoresInputs:
     return GeneralScoresInputs(base, general, view.device, view.dtype, view.engine, added or None, ends)
 
 
-def build_general(inputs: GeneralScoresInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build_general(inputs: GeneralScoresInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     base = base_of(inputs.base_model, context)
     question = ModelQuestions(
         base, None, inputs.device, inputs.dtype, inputs.engine, general=inputs.general,
@@ -94,7 +94,7 @@ def inputs(view: View) -> BaseEvaluationInputs:
     return BaseEvaluationInputs(base, general, task, view.device, view.dtype, view.engine, chat, own)
 
 
-def build(inputs: BaseEvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: BaseEvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     base = base_of(inputs.base_model, context)
     question = ModelQuestions(base, None, inputs.device, inputs.dtype, inputs.engine, task=inputs.task)
     figures = question.ask(context, attempt)

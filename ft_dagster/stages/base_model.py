@@ -117,7 +117,7 @@ def source_inputs(view: View) -> BaseModelInputs:
     return BaseModelInputs(found.content, keep=spec.keep, source=found)
 
 
-def build(inputs: BaseModelInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: BaseModelInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     parent = inputs.parent
     if inputs.source is not None:
         if inputs.source.unused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from ft_dagster.evaluation.models.arithmetic import Dtype
 from ft_dagster.evaluation.request import SampledRequest
@@ -37,7 +37,7 @@ def inputs(view: View) -> BaseTextInputs:
     return BaseTextInputs(view.upstream(BASE_MODEL.name), texts, TOKENS, SEED, view.device, view.dtype)
 
 
-def build(inputs: BaseTextInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: BaseTextInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     from ft_dagster.data.rows.corpus import write_written_origins
     from ft_dagster.records.sealed_rows import bind_records
 

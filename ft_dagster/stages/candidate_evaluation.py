@@ -99,7 +99,7 @@ def _rules(view: View, before: Artifact) -> dict[str, int] | None:
     return later_rules(spec.gates, DEFAULT, before.figures["scores"], largest) or None
 
 
-def build(inputs: CandidateInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: CandidateInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     context.say("the new weights are asked on, until they are told from a version before")
     base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
     judges = Opponent(against="production")

@@ -41,7 +41,7 @@ def inputs(view: View) -> DeclarationInputs:
     return DeclarationInputs(content, declared, view.overrides)
 
 
-def build(inputs: DeclarationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: DeclarationInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     declared = inputs.declared
     _write(attempt.payload / FILE, inputs.content, sort_keys=True)
     (attempt.evidence / "declared.yaml").write_text(declared.file.read_text("utf-8"), "utf-8")

@@ -234,7 +234,7 @@ class Judging(NamedTuple):
         return cls(tries_of(evaluation), own_of(evaluation), probed, called, rules, terms)
 
 
-def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: EvaluationInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     """Ask nobody where the weights answered these questions before and only the gates changed: the verdict is
     derived from those answers. Their bytes stay, with the verdict of that day among them; today's is in the
     figures, and in the evidence.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.stage_entries import DECLARATION, EVALUATION_TEXTS
@@ -28,7 +27,7 @@ def inputs(view: View) -> TextsInputs:
     return TextsInputs({**tasks["task"], **tasks["general"]})
 
 
-def build(inputs: TextsInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: TextsInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     return context.run(
         "evaluation.tasks.texts",
         attempt,

@@ -86,7 +86,7 @@ def _refuse_unfitting(plan: Artifact) -> None:
         raise UserError("the plan does not fit the device", fix="See training_plan, check `fits`")
 
 
-def build(inputs: TrainingInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: TrainingInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     content = json.loads((context.payload(inputs.training_plan) / PLAN_FILE).read_text("utf-8"))
     plan, seed = stored_as(Plan, content, file=PLAN_FILE), content["training"]["seed"]
 

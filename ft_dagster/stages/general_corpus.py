@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.data.sources.fingerprint import Fingerprint, Frozen, fingerprint_sources
 from ft_dagster.errors import UserError
@@ -119,7 +118,7 @@ def _oldest_key(settings: Settings) -> RecordKey:
 def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]) -> Artifact:
     recipe, spec, sources = _recipe(settings, name)
 
-    def build(attempt: Attempt) -> dict[str, Any]:
+    def build(attempt: Attempt) -> dict[str, object]:
         from ft_dagster.data.rows.corpus import build_general_corpus
         from ft_dagster.records.sealed_rows import bind_records
 

@@ -143,7 +143,7 @@ def _refuse_failing(view: View, tuned: Artifact, evaluation: Artifact, before: A
         )
 
 
-def build(inputs: ExportInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: ExportInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     figures = context.run("export", attempt, lambda output: _request(inputs, context, output))
     base = base_digest(context.base_files(inputs.base_model))
     check_measured(figures, {"weights": inputs.fine_tuned_model.digest, "base": base})

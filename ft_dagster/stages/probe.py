@@ -117,7 +117,7 @@ def keyed(spec: VariantSpec) -> VariantSpec:
     return narrowed(spec, KEYED if limited else (*KEYED, MARGIN))
 
 
-def build(inputs: ProbeInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: ProbeInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     seconds = list[float]()
     result = _result(inputs, context, attempt, seconds)
     (attempt.payload / FILE).write_text(json.dumps(result.to_json(), indent=1, sort_keys=True), "utf-8")

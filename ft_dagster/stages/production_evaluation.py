@@ -67,7 +67,7 @@ def inputs(view: View, release: Released | None = None) -> ProductionInputs:
     return ProductionInputs(base, tuned, task, general, view.device, view.dtype, view.engine, rules)
 
 
-def build(inputs: ProductionInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: ProductionInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     context.say("a released version is asked today's questions")
     base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
     question = ModelQuestions(

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from ft_dagster.data.rows.dataset_figures import DatasetFigures, formats_of
 from ft_dagster.evaluation.models.arithmetic import Dtype
@@ -85,7 +85,7 @@ def inputs(view: View, split: Split = "validation") -> PromptedInputs:
     )
 
 
-def build(inputs: PromptedInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: PromptedInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     """Take over the answers that another variant of the tenant has under this key; else ask."""
     known = context.past.made_beside(PROMPTED_BASE.name, attempt.place.key)
     if known is not None:

@@ -96,13 +96,13 @@ def inputs(view: View) -> RefusalsInputs:
     return RefusalsInputs(base, tuned, prompts, view.device, view.dtype, view.engine)
 
 
-def build_base(inputs: BaseRefusalsInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build_base(inputs: BaseRefusalsInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     base, withheld = base_of(inputs.base_model, context), tuple(inputs.withheld or ())
     asked = PromptsToRefuse(base, None, inputs.prompts, inputs.device, inputs.dtype, inputs.engine, withheld)
     return asked.ask(context, attempt)
 
 
-def build(inputs: RefusalsInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: RefusalsInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     base, weights = base_of(inputs.base_model, context), weights_of(inputs.fine_tuned_model, context)
     asked = PromptsToRefuse(base, weights, inputs.prompts, inputs.device, inputs.dtype, inputs.engine)
     return asked.ask(context, attempt)

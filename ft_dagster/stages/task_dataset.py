@@ -46,7 +46,7 @@ def inputs(view: View) -> DatasetInputs:
     return DatasetInputs(spec, Digest(sha256_json(sources)), texts, beside, sources)
 
 
-def build(inputs: DatasetInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: DatasetInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     from ft_dagster.data.rows.dataset import build_task_dataset
     from ft_dagster.records.sealed_rows import bind_records
 

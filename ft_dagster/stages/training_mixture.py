@@ -98,7 +98,7 @@ def _general_text(view: View, general: GeneralSpec) -> Artifact:
     return view.made(base_text.STAGE) if general.corpus is None else view.corpus(general.corpus)
 
 
-def build(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: MixtureInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     from ft_dagster.data.mixture.cuts import write_cuts
     from ft_dagster.data.mixture.mixture import MixtureParts, build_mixture
 

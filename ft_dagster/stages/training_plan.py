@@ -118,7 +118,7 @@ def inputs(view: View) -> PlanInputs:
     )
 
 
-def build(inputs: PlanInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: PlanInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     base = inputs.base_model
     known = replace(inputs.context, probed_hours=probe.hours_taken(inputs.probe))
     mixture, training = inputs.training_mixture, inputs.whole.training

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from ft_dagster.data.files.parquet import rows_of
 from ft_dagster.data.mixture.mixture_io import HOLDOUT
@@ -40,7 +39,7 @@ def inputs(view: View) -> UnsaidInputs:
     return UnsaidInputs(tokens, general, view.spec.evaluation.num_fewshot)
 
 
-def build(inputs: UnsaidInputs, context: BuildContext, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: UnsaidInputs, context: BuildContext, attempt: Attempt) -> dict[str, object]:
     figures = context.run(
         "evaluation.tasks.unsaid",
         attempt,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.data.rows.planted import REFERENCES, number_of
 from ft_dagster.errors import UserError
@@ -44,7 +43,7 @@ class PlantedCanaries:
     made: bool
     variants: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             **asdict(self),
             "file": str(self.file),

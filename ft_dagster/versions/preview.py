@@ -73,7 +73,7 @@ class Preview:
     with_examples: tuple[str, ...] = ()
     few_shot: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         own = {name: value for name, value in vars(self).items() if name not in ("estimate", "looks")}
         lists = {name: list(own[name]) for name in ("warnings", "with_examples", "few_shot")}
         return {**self.estimate.to_json(), **own, **lists, "look": self.look.to_json()}

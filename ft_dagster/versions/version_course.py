@@ -69,7 +69,7 @@ class Course(NamedTuple):
         rule = self.scored[self.reference].rule
         return rule.tuned + (-self.margin if rule.higher_is_better else self.margin)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         versions = [
             {
                 "variant": variant_of(one.prefix),

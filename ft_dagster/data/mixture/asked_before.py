@@ -104,7 +104,7 @@ class Hits:
                     hit if known is None else known._replace(rows=known.rows + hit.rows)
                 )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             kind: {str(number): list(hit) for number, hit in sorted(hits.items())}
             for kind, hits in self.found.items()

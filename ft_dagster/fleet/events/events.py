@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from ft_dagster.lineage.entry import PROMOTE, RELEASE, ReleaseEntry
 from ft_dagster.provenance.digest import sha256_json
@@ -49,7 +49,7 @@ class FleetEvent:
     def tenant(self) -> str:
         return VariantKey.parse(self.variant).tenant
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         content = {name: value for name, value in asdict(self).items() if name != "happened"}
         return {"schema_version": SCHEMA_VERSION, "id": self.id, "tenant": self.tenant, **content}
 

@@ -70,7 +70,7 @@ class KnownVersion:
     withheld: bool = False
     logged: datetime | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         times = {name: getattr(self, name) for name in TIMES}
         return {**asdict(self), **{name: at and at.timestamp() for name, at in times.items()}}
 

@@ -60,7 +60,7 @@ class Membership:
     spread: float
     weight: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON; a figure that is not a finite number becomes null."""
         content = asdict(self).items()
         return {

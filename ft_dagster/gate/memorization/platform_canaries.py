@@ -52,7 +52,7 @@ class PlatformCanaries:
     most: float
     by_times: tuple[Kept, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {
             **asdict(self),
             "extracted": list(self.extracted),
