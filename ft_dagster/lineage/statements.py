@@ -11,12 +11,14 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage import erasures
 from ft_dagster.lineage.log import entry_path, read_log
-from ft_dagster.provenance.signing import AMENDMENT, MANIFEST, RELEASE, TOMBSTONE, TRUST_FILE, Trust
+from ft_dagster.provenance.signing import AMENDMENT, ERASURE, MANIFEST, RELEASE, TOMBSTONE, TRUST_FILE, Trust
 from ft_dagster.store.amendments import FOLDER, read
 from ft_dagster.store.artifacts import Artifact, Removed
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import contents_of
+from ft_dagster.store.numbered import numbered
 from ft_dagster.store.release_chain import signed_of
 from ft_dagster.store.signatures import moment, sign, signers
 
@@ -47,8 +49,8 @@ def without_refusal(store: Store) -> Trust:
 
 
 def statements(store: Store, tenant: str | None = None) -> Iterator[Statement]:
-    """Yield each manifest, tombstone, amendment and entry of a release log; of a tenant, or of all and what
-    they share. Raises UserError for one that cannot be read.
+    """Yield each manifest, tombstone, amendment and entry of a release log or of an erasure log; of a tenant,
+    or of all and what they share. Raises UserError for one that cannot be read.
     """
     contents = contents_of(store)
     for keyed in contents.keyed.values():
@@ -67,6 +69,9 @@ def statements(store: Store, tenant: str | None = None) -> Iterator[Statement]:
     for prefix in sorted(logs):
         if _is_of(prefix, tenant):
             yield from _of_log(store, prefix)
+    for owner in erasures.owners_with_erasures(store):
+        if tenant in (None, owner):
+            yield from _of_erasures(store, owner)
 
 
 def unsigned(store: Store, tenant: str | None = None) -> Iterator[Statement]:
@@ -122,6 +127,13 @@ def _of_log(store: Store, prefix: str) -> Iterator[Statement]:
         path = entry_path(prefix, number)
         signed = signed_of(entry.schema_version, store.read(path), log.hashes[: number - 1])
         yield Statement(path, prefix, signed, RELEASE, moment(entry.at))
+
+
+def _of_erasures(store: Store, owner: str) -> Iterator[Statement]:
+    folder = erasures.folder_of(owner)
+    for number, entry in enumerate(erasures.read_erasures(store, owner), 1):
+        path = numbered(folder, number)
+        yield Statement(path, folder, store.read(path), ERASURE, moment(entry.at))
 
 
 def _is_of(prefix: str, tenant: str | None) -> bool:

@@ -216,9 +216,9 @@ class Store:
                     self.fs.rm_file(self.path(relative))
             return
         for relative in relatives:
-            plain = PurePosixPath(relative)
+            folder, _, name = relative.rpartition("/")
             with suppress(FileNotFoundError):
-                Path(self.path(str(plain.parent)), plain.name).unlink()
+                Path(self.path(folder) if folder else self.root, name).unlink()
 
     def remove_empty(self, relative: str) -> None:
         """Remove a folder and those below it where no file is left; an object store has none."""

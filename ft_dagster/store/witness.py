@@ -330,11 +330,13 @@ class Witnesses:
             write_whole(self._seen_file(place), f"{found.number} {found.sha256}\n".encode())
 
     def _add(self, place: Place, added: Mapping[str, Seen]) -> None:
-        """Write the witness' next checkpoint, unless it knows all of it."""
+        """Write the witness' next checkpoint, unless it knows all of it; the first one in any case, so that a
+        store without a release begins it too.
+        """
         for _ in range(TRIES):
             known = self.newest(place)
             new = {name: seen for name, seen in added.items() if _is_news(known.logs.get(name), seen)}
-            if not new:
+            if known.number and not new:
                 return
             if self._create(place, known, {**known.logs, **new}):
                 return

@@ -78,10 +78,18 @@ def test_an_entry_that_the_stores_writer_appended_is_refused_by_all_who_read_the
     (folder / f"{number + 1:06d}.json").write_bytes(forged)
     head = {"schema_version": 1, "entries": number + 1, "sha256": hashlib.sha256(forged).hexdigest()}
     (folder / HEAD).write_text(json.dumps(head))
-    for words in (["history", str(KEY)], ["publish", str(KEY), "--folder", str(project / "out")]):
+    for words in (
+        ["history", str(KEY)],
+        ["publish", str(KEY), "--folder", str(project / "out")],
+        ["catalogue"],
+        ["report", str(KEY), "--version", "2", "--to", str(project / "report.html")],
+        PROMOTE,
+    ):
         done = CliRunner().invoke(app, ["--project", str(project), *words])
         assert isinstance(done.exception, UserError), done.output
         assert "trusts signed this" in str(done.exception)
+    assert not (project / "out").exists()
+    assert not (project / "report.html").exists()
     assert f"{number + 1:06d}.json: nobody whom trust.yaml trusts signed this" in verified(project)
 
 

@@ -6,61 +6,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from ft_dagster.audit.verify.verify import verify
 from ft_dagster.cli import app
-from ft_dagster.errors import UserError
 from ft_dagster.store import Store
 from ft_dagster.store.blobs import as_stored
 from tests.audit.histories import History, question
 from tests.long import mostly_long
 from tests.s3_server import S3Server
+from tests.security.writer_site import NOBODY, Attack, Site, flipped, only, removed, rewritten, signatures
 
 pytestmark = pytest.mark.slow
 ONE = "tenants/acme/one"
 DATASET, MIXTURE, WEIGHTS = f"{ONE}/task_dataset/", f"{ONE}/training_mixture/", f"{ONE}/fine_tuned_model/"
-NOBODY = "nobody whom trust.yaml trusts"
-Attack = Callable[[Store], None]
-
-
-@dataclass
-class Site:
-    """A signed history, of which an audit saw all; and what stood there then."""
-
-    made: History
-    kept: dict[str, bytes]
-    index: Path
-
-    @property
-    def known(self) -> Path:
-        return self.made.settings.work_folder / "audit"
-
-    def restore(self) -> None:
-        store = self.made.store
-        store.remove({file.path for file in store.walk()} - self.kept.keys())
-        for path, content in self.kept.items():
-            if not store.exists(path) or store.read(path) != content:
-                store.write(path, content)
-        shutil.rmtree(self.known)
-        shutil.copytree(self.index, self.known)
-
-    def said(self, *, cached: bool = False) -> list[str]:
-        """What a check names, or why nothing is read, on a host that has the index and no other memory, or
-        (`cached`) all that it read before.
-        """
-        if not cached:
-            shutil.rmtree(self.made.settings.cache_folder, ignore_errors=True)
-        try:
-            return list(verify(self.made.audit()).problems)
-        except UserError as error:
-            return [str(error)]
 
 
 def signed_history(made: History, patch: pytest.MonkeyPatch, index: Path) -> Site:
@@ -102,34 +65,6 @@ def bucket(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch, 
     return signed_history(made, patch, at / "index")
 
 
-def only(store: Store, begins: str, ends: str) -> str:
-    [path] = (f.path for f in store.walk() if f.path.startswith(begins) and f.path.endswith(ends))
-    return path
-
-
-def rewritten(begins: str, ends: str, change: Callable[[dict[str, Any]], None]) -> Attack:
-    def attack(store: Store) -> None:
-        path = only(store, begins, ends)
-        said = json.loads(store.read(path))
-        change(said)
-        store.write(path, as_stored(said))
-
-    return attack
-
-
-def flipped(begins: str, ends: str) -> Attack:
-    def attack(store: Store) -> None:
-        path = only(store, begins, ends)
-        content = store.read(path)
-        store.write(path, content[:-1] + bytes([content[-1] ^ 1]))
-
-    return attack
-
-
-def removed(begins: str, ends: str) -> Attack:
-    return lambda store: store.remove([only(store, begins, ends)])
-
-
 def swapped(store: Store) -> None:
     """The mixture's tree in place of the data set's."""
     store.write(
@@ -165,12 +100,6 @@ def another_entry(store: Store) -> None:
 
 def log_cut(store: Store) -> None:
     store.remove([f"{ONE}/releases/000001.json", f"{ONE}/releases/head.json"])
-
-
-def signatures(store: Store) -> list[str]:
-    found = sorted(f.path for f in store.walk() if "/signatures/" in f.path)
-    assert len(found) > 3
-    return found
 
 
 def of_other_statements(store: Store) -> None:

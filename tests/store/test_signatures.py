@@ -15,6 +15,7 @@ from securesystemslib.dsse import Envelope
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.copying import copy_store
+from ft_dagster.lineage.erasures import REQUEST, ErasureEntry, append, read_erasures
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.lineage.statements import sign_history, unsigned
 from ft_dagster.provenance.signing import MANIFEST, Signer, TrustedKey
@@ -178,6 +179,20 @@ def test_an_auditor_signs_what_stood_before_and_nobody_else(history: Store) -> N
     history.trust = trust(None, since_now)
     assert find_artifact(history, RECIPE.place) is not None
     assert list(unsigned(history)) == []
+
+
+def test_an_auditor_signs_the_erasure_logs_of_before_too(store: Store) -> None:
+    append(store, "acme", lambda _: ErasureEntry(REQUEST, "r1", "acme", "ann", "art. 17", due="2099-12-31"))
+    store.trust = trust(None)
+    with pytest.raises(UserError, match=r"erasures/acme/000001\.json: nobody"):
+        read_erasures(store, "acme")
+    store.trust = trust(None, unsigned="accepted")
+    assert [one.path for one in unsigned(store)] == ["erasures/acme/000001.json"]
+    assert list(unsigned(store, "other")) == []
+    store.trust = trust(VOUCHES)
+    assert [one.path for one in sign_history(store, "acme")] == ["erasures/acme/000001.json"]
+    store.trust = trust(None)
+    assert [one.request for one in read_erasures(store, "acme")] == ["r1"]
 
 
 def test_a_copy_takes_the_signatures_along(store: Store, tmp_path: Path) -> None:

@@ -66,6 +66,19 @@ def test_a_log_that_was_cut_or_changed_is_refused(store: Store, tmp_path: Path) 
     assert "1 release log that it saw is not in the store" in gone
 
 
+def test_a_store_without_a_release_begins_its_witness_and_then_releases(store: Store, tmp_path: Path) -> None:
+    told = witnesses(store, tmp_path / "here")
+    with pytest.raises(UserError, match="this witness was told nothing yet"):
+        told.refuse_behind({A: ([], "the log")})
+    assert told.tell({}) == {store.url: True}
+    assert told.newest(store).number == 1
+    told.refuse_behind({A: ([], "the log")})
+    assert told.faults({}) == []
+    told.tell({A: Seen(1, FIRST)})
+    assert told.tell({}) == {store.url: True}
+    assert told.newest(store).number == 2
+
+
 def rewritten(place: Store, told: Witnesses) -> None:
     """The newest checkpoint's logs are others."""
     path = numbered(FOLDER, 1)

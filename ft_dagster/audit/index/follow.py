@@ -172,8 +172,12 @@ class Follower:
     def _generations(
         self, place: Place, generation: int, content: bytes, problems: list[Unread]
     ) -> Iterator[Artifact | Removed]:
-        """Yield what a manifest says, and those after it."""
+        """Yield what a manifest says, and those after it; nothing of one that stands after what was never
+        removed, which no reader of the store finds.
+        """
         try:
+            if generation > 1 and not isinstance(said_by(self.store, place, generation - 1), Removed):
+                return
             found: Artifact | Removed | None = stated(self.store, place, content, generation)
             while isinstance(found, Removed):
                 yield found

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ft_dagster.audit.index.artifact_records import STATES, Times
 from ft_dagster.audit.index.index_file import Holds, open_file
+from ft_dagster.lineage import erasures
 from ft_dagster.lineage.graph import Input, Node, input_of, inputs_of, named
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.records.record_keys import SHARED_OWNER
@@ -147,8 +148,9 @@ def created(artifact: Artifact) -> str:
 
 def tenant_of(prefix: str) -> str:
     """Return whose part of a store a prefix is; empty for what is shared."""
-    owner, *names = prefix.split("/")
-    return names[0] if owner == "tenants" and names else SHARED_OWNER
+    folder, *names = prefix.split("/")
+    owned = folder in ("tenants", erasures.FOLDER) and names and names[0] != erasures.SHARED_FOLDER
+    return names[0] if owned else SHARED_OWNER
 
 
 class Index:
@@ -265,7 +267,7 @@ class Index:
         )
 
     def see(self, files: Iterable[SeenFile]) -> None:
-        """Remember heads and tries, in place of what was remembered of them."""
+        """Remember heads, tries and entries of erasure logs, in place of what was remembered of them."""
         self._db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", files)
 
     # What it answers
@@ -412,7 +414,7 @@ class Index:
         return "" if row is None else str(row[0])
 
     def seen(self) -> list[SeenFile]:
-        """Return heads and tries as checks saw them."""
+        """Return heads, tries and entries of erasure logs as checks saw them."""
         return [SeenFile(*row) for row in self._db.execute("SELECT path, at, sha256 FROM seen ORDER BY path")]
 
     def digests(self) -> dict[int, str]:

@@ -1,8 +1,8 @@
-"""Checks what stands around artifacts, and is none: release logs, heads, tries, the code that is kept of
-them; and what stands among them and is nobody's.
+"""Checks what stands around artifacts, and is none: logs of releases and of erasures, heads, tries, the code
+that is kept of them; and what stands among them and is nobody's.
 
 Heads are written over and tries are not, so that neither tells by itself that it was altered or deleted: the
-index remembers those that a check saw, as it does entries of release logs.
+index remembers those that a check saw, as it does entries of both kinds of logs.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ft_dagster.audit.index.follow import (
 from ft_dagster.audit.index.index import Indexed, LogEntry, SeenFile, tenant_of
 from ft_dagster.audit.replay.kept_code import kept_code
 from ft_dagster.errors import UserError
+from ft_dagster.lineage import erasures
 from ft_dagster.lineage.log import entry_path, folder_of, read_log, uncounted_words
 from ft_dagster.lineage.tries import (
     LINEAGE,
@@ -48,6 +49,7 @@ NOBODYS = "nobody wrote it there. Look where it came from, and delete it"
 HEADS = "heads"
 _HEAD = re.compile(rf".+/{HEADS}(?:/[^/.][^/]*)?")
 _TRY = re.compile(rf"tenants/[^/]+/[^/]+/tries/([0-9a-f]{{64}}|{LINEAGE}/[0-9]{{6}})/[0-9]{{6}}\.json")
+_ERASURE = re.compile(rf"{erasures.FOLDER}/[^/]+/[0-9]{{6,}}\.json")
 _PART = rf"(?P<prefix>tenants/[^/]+/[^/]+|{SHARED}(?:/corpora/[^/]+)?)"
 _UNDER_KEY = re.compile(rf"{_PART}/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{{64}})/(?P<rest>.+)")
 _OF_KEY = re.compile(
@@ -86,7 +88,12 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
         yield from lines
     yield from _without_head(audit, heads)
     yield from _without_tries(audit)
-    yield from _since_seen(audit, {*heads, *filter(_TRY.fullmatch, files)}, wrong)
+    for folder in _erasure_logs(audit):
+        lines = _told(audit, _of_erasures, folder, erasures.HEAD)
+        wrong |= {folder} if lines else set()
+        yield from lines
+    kept = filter(lambda path: _TRY.fullmatch(path) or _ERASURE.fullmatch(path), files)
+    yield from _since_seen(audit, {*heads, *kept}, wrong)
     yield from _nobodys(audit, files)
     yield from _of_code(audit, artifacts)
 
@@ -166,9 +173,10 @@ def _without_tries(audit: Audit) -> Iterator[str]:
 
 
 def _since_seen(audit: Audit, files: Iterable[str], wrong: Container[str]) -> Iterator[str]:
-    """Yield heads and tries that an earlier check saw and that are gone, or are others though nothing wrote
-    them since. Those that it saw for the first time, or that were written since, it remembers. `wrong`:
-    heads, and folders of tries, of which something was told: these are left as they were known.
+    """Yield heads, tries and entries of erasure logs that an earlier check saw and that are gone, or are
+    others though nothing wrote them since. Those that it saw for the first time, or that were written since,
+    it remembers. `wrong`: heads, and folders of tries or erasures, of which something was told: these are
+    left as they were known.
     """
     known = {each.path: each for each in audit.index.seen() if audit.allows_part(each.path)}
     files = [path for path in files if path not in wrong and str(PurePosixPath(path).parent) not in wrong]
@@ -180,7 +188,7 @@ def _since_seen(audit: Audit, files: Iterable[str], wrong: Container[str]) -> It
             continue
         if now is None:
             yield f"{audit.store.uri(path)}: it is gone, and an earlier check saw it. {ON_PURPOSE}"
-        elif now.sha256 != before.sha256 and (_TRY.fullmatch(path) or now.at <= before.at):
+        elif now.sha256 != before.sha256 and (not _HEAD.fullmatch(path) or now.at <= before.at):
             yield f"{audit.store.uri(path)}: {altered}. {ON_PURPOSE}"
             del there[path]
     with audit.index.transaction():
@@ -232,6 +240,18 @@ def _of_head(audit: Audit, prefix: str, name: str) -> Iterator[str]:
     made = (each if isinstance(each, Artifact) else each.artifact for each in found)
     if head["digest"] not in {each.digest for each in made}:
         yield f"{audit.store.uri(prefix)}/{name}: nothing stands where it points. {RESTORE}"
+
+
+def _erasure_logs(audit: Audit) -> Iterator[str]:
+    """Yield the folder of each erasure log that may be looked at."""
+    folders = (erasures.folder_of(owner) for owner in erasures.owners_with_erasures(audit.store))
+    yield from (folder for folder in folders if audit.allows_part(folder))
+
+
+def _of_erasures(audit: Audit, folder: str, name: str) -> tuple[str, ...]:
+    """Check that an erasure log can be read: its chain, its head, and who signed its entries."""
+    erasures.read_erasures(audit.store, tenant_of(folder))
+    return ()
 
 
 def _of_tries(audit: Audit, prefix: str, name: str) -> tuple[str, ...]:
