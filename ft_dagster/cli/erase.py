@@ -22,7 +22,7 @@ from ft_dagster.report.figures import counted
 if TYPE_CHECKING:
     from ft_dagster.audit.audit import Audit
     from ft_dagster.audit.erasure.dry_run import Asked, ErasureDryRun, Holder, Took
-    from ft_dagster.lineage.erasures import ErasureEntry
+    from ft_dagster.lineage.erasures import ErasureEntry, ErasureState
     from ft_dagster.settings import Settings
     from ft_dagster.store import Artifact
 
@@ -109,6 +109,12 @@ def request(
     file: Records = None,
     contains: Contains = None,
     deadline: Deadline = None,
+    at_once: Annotated[
+        bool,
+        typer.Option(
+            "--at-once", help="No longer serve versions that learned them; else once another is served"
+        ),
+    ] = False,
     by: By = None,
     tenant: ForTenant = None,
     as_json: Json = False,
@@ -117,47 +123,23 @@ def request(
 
     The log keeps an HMAC of each record under a refusal key of its own, which is in the keys' folder and not
     in the store; a data set or corpus with such a record is refused, once the request is approved. Where the
-    policy names approvers, one of them approves it. Nothing is removed and nothing trains again by this.
+    policy names approvers, one of them approves it. From then on versions that learned from a record are not
+    served: the one in production once another is, or on the day when it is due, or with `--at-once` at once.
+    Nothing is removed and nothing trains again by this.
     """
-    from ft_dagster.lineage.erasures import REQUEST, ErasureEntry, append, new_request_id
+    from ft_dagster.audit.erasure.requests import log_request
     from ft_dagster.lineage.release import ReleaseRequest
-    from ft_dagster.records.refusals import refusal_key, refusals
 
     settings = load_settings(context.obj)
     found = dry_run_of(context, settings, (file, contains), reason, deadline, tenant, quiet=as_json)
-    if not found.owners:
-        fix = "`ft-dagster audit record` says what it was compared with"
-        raise UserError("nothing here holds these records", field="FILE", fix=fix)
-    identities = [bytes.fromhex(each) for one in found.records if one.places for each in one.exact]
-    user, named, store = ReleaseRequest(reason, by).user, new_request_id(), settings.open_store()
-    entries, policies = list[ErasureEntry](), settings.policies()
-    for owner in found.owners:
-        key = refusal_key(settings.keys_folder, owner)
-        asked = ErasureEntry(
-            REQUEST,
-            named,
-            owner,
-            user,
-            reason,
-            due=found.due,
-            key=key.id,
-            refusals=refusals(key, identities),
-            records=sum(bool(one.places) for one in found.records),
-            holders=len(found.held_by(owner)),
-            retrains=tuple(each.variant for each in found.retrains if each.variant.startswith(f"{owner}.")),
-            approvers=policies.of(owner).approvers,
-        )
-        entries.append(append(store, owner, partial(_new, asked)))
+    entries = log_request(settings, found, ReleaseRequest(reason, by).user, at_once=at_once)
+    named = entries[0].request
     if as_json:
         print_json({"request": named, "entries": [asdict(entry) for entry in entries]})
         return
     for entry in entries:
         waits = f"; waits for approval by {' or '.join(entry.approvers)}" if entry.approvers else ""
         tell(f"{named} of {entry.owner or 'what is shared'}, due {entry.due}{waits}")
-
-
-def _new(asked: ErasureEntry, _: object) -> ErasureEntry:
-    return asked
 
 
 @erase.command()
@@ -210,11 +192,18 @@ def status(context: typer.Context, tenant: ForTenant = None, as_json: Json = Fal
             each.asked.due,
             _left(each.days_left(today)),
             each.said,
+            _quarantine(each),
             ", ".join(each.asked.retrains) or "none",
         )
         for each in found
     ]
-    print_parts([ShownRows(("request", "of", "due", "left", "stands", "train again"), rows)])
+    print_parts([ShownRows(("request", "of", "due", "left", "stands", "quarantine", "train again"), rows)])
+
+
+def _quarantine(state: ErasureState) -> str:
+    if not state.acts or not state.asked.learned:
+        return "none"
+    return state.asked.quarantine
 
 
 def _left(days: int) -> str:

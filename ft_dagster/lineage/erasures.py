@@ -12,7 +12,7 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from itertools import islice
@@ -35,6 +35,10 @@ REQUEST: Action = "request"
 APPROVE: Action = "approve"
 HOLD: Action = "hold"
 LIFT: Action = "lift"
+Quarantine = Literal["at once", "when replaced"]  # when a version that learned a record is no longer served
+AT_ONCE_QUARANTINE: Quarantine = "at once"
+WHEN_REPLACED: Quarantine = "when replaced"
+LISTS = ("refusals", "retrains", "approvers", "learned", "served")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class ErasureEntry:
     Of a request alone: `due`, the day by which it has to be done; `refusals`, the HMAC-SHA256 of the
     identities (hex), by the refusal key of the id `key`; `records`: how many were asked for; `holders` and
     `retrains`: how many artifacts held one then, and the variants that had to train again; `approvers`: who
-    alone may approve it, none: it needs no approval.
+    alone may approve it, none: it needs no approval; `learned`: the digests of weights that learned from a
+    record, and of mixtures with one to train on; `served`: those of these weights that were in production;
+    `quarantine`: from when on these are not served.
     """
 
     action: Action
@@ -60,6 +66,9 @@ class ErasureEntry:
     holders: int = 0
     retrains: tuple[str, ...] = ()
     approvers: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
+    served: tuple[str, ...] = ()
+    quarantine: Quarantine = WHEN_REPLACED
     previous: str | None = None
     schema_version: int = SCHEMA_VERSION
 
@@ -68,9 +77,9 @@ class ErasureEntry:
         """Read an entry. Raises UserError, naming the file: no entry, or one of a newer ft-dagster."""
         try:
             refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
-            lists = {name: tuple(map(str, content[name])) for name in ("refusals", "retrains", "approvers")}
+            lists = {name: tuple(map(str, content.get(name, ()))) for name in LISTS}
             found = cls(**{**content, **lists})
-            if found.action not in get_args(Action):
+            if found.action not in get_args(Action) or found.quarantine not in get_args(Quarantine):
                 raise ValueError("no action")
             if found.action == REQUEST:
                 date.fromisoformat(found.due)
@@ -99,6 +108,16 @@ class ErasureState:
         if self.held is not None:
             return f"on hold: {self.held.reason}"
         return "approved" if self.acts else f"waits for approval by {' or '.join(self.asked.approvers)}"
+
+    def quarantines(self, digests: Collection[str], today: date, *, served: str) -> bool:
+        """Say whether a version of these weights and this mixture is in quarantine. `served`: its weights,
+        where it is in production. Weights that were served when the request was made are so, unless `at
+        once`, only after the day on which it is due.
+        """
+        if not self.acts or not set(self.asked.learned).intersection(digests):
+            return False
+        waits = served in self.asked.served and self.asked.quarantine == WHEN_REPLACED
+        return not waits or self.days_left(today) < 0
 
     def days_left(self, today: date) -> int:
         """Return the days until it is due; below 0 where it is late."""

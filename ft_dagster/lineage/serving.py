@@ -4,6 +4,7 @@ Each act that puts a version before users asks for them, and is refused by what 
 
     bytes, policy         nobody: other bytes than were judged, or below a floor of today's policy
     verdict               nobody, but a rollback takes the log's word: its evaluation is gone
+    erasure               nobody: it learned a record whose erasure was asked for
     parent                a named approver, by force with a reason: what it was made on was rolled back
     rolled_back           by force with a reason: it was rolled back itself
     unmeasured, approval  a named approver, by approving it
@@ -18,7 +19,9 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import PROMOTE, ReleaseEntry
 from ft_dagster.lineage.served import rolled_back, versions_in
 
-ServingRule = Literal["bytes", "verdict", "policy", "parent", "rolled_back", "unmeasured", "approval"]
+ServingRule = Literal[
+    "bytes", "verdict", "policy", "erasure", "parent", "rolled_back", "unmeasured", "approval"
+]
 APPROVED: tuple[ServingRule, ...] = ("parent", "unmeasured", "approval")  # what an approver may decide on
 ROLLED_BACK_FIX = "Release other weights, or promote it by force with a reason"
 

@@ -16,11 +16,19 @@ from typing import NamedTuple
 from ft_dagster.audit.answers import ModelThatHas, RecordAnswer, RecordIn, SearchAnswer
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.erasure.course_before import FROM_START, course_before
+from ft_dagster.audit.index.artifact_records import STATES, TRAIN
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.records import INHERITED, TRAINED, VALIDATED, VALIDATION, once
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.graph import inputs_first
-from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT, TASK_DATASET, TRAINING_PLAN
+from ft_dagster.stage_entries import (
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    MODEL_EXPORT,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
@@ -158,6 +166,18 @@ class ErasureDryRun:
     def held_by(self, owner: str) -> list[Holder]:
         return [each for each in self.holders if _owner(each) == owner]
 
+    def learned_by(self, owner: str) -> tuple[str, ...]:
+        """Return the digests of an owner's weights that learned from a record, and of its mixtures that have
+        one to train on.
+        """
+        weights = {each.weights for each in self.models if each.learned and _tenant(each.variant) == owner}
+        mixtures = {
+            each.digest
+            for each in self.held_by(owner)
+            if each.stage == TRAINING_MIXTURE.name and STATES[TRAIN] in each.states
+        }
+        return tuple(sorted(weights | mixtures))
+
     @property
     def shared(self) -> tuple[Holder, ...]:
         """Return the places that all tenants share."""
@@ -165,7 +185,11 @@ class ErasureDryRun:
 
 
 def _owner(holder: Holder) -> str:
-    return (holder.variant or "").partition(".")[0]
+    return _tenant(holder.variant or "")
+
+
+def _tenant(variant: str) -> str:
+    return variant.partition(".")[0]
 
 
 class Asked(NamedTuple):

@@ -2,7 +2,8 @@
 catalogue, registry, status and reports.
 
 What it says are findings (`lineage.serving`): other bytes than were judged and certified, what today's policy
-does not allow, a release that it was made on and that was rolled back, its own log, and who approved it. Who
+does not allow, a record whose erasure was asked for, a release that it was made on and that was rolled back,
+its own log, and who approved it. Who
 serves a version hashes its bytes first (`export_of`); here manifests and the certificate are read.
 """
 
@@ -12,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -21,10 +23,11 @@ from ft_dagster.errors import UserError
 from ft_dagster.gate.samples import OWN
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.erasures import read_erasures, states
 from ft_dagster.lineage.frozen import frozen_declarations
 from ft_dagster.lineage.graph import released_evaluation, released_export
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, history, of_bytes
-from ft_dagster.lineage.served import released, served_in
+from ft_dagster.lineage.served import production_in, released, served_in
 from ft_dagster.lineage.serving import Finding, Standing, accepted, of_log, refuse
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.models.derived import named_source, rolled_back_beneath
@@ -32,7 +35,14 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.spec.policy import POLICY_FILE, Checks, Policies, breaches_of_version
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
-from ft_dagster.stage_entries import BASE_MODEL, EVALUATION, TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN
+from ft_dagster.stage_entries import (
+    BASE_MODEL,
+    EVALUATION,
+    FINE_TUNED_MODEL,
+    TASK_DATASET,
+    TRAINING_MIXTURE,
+    TRAINING_PLAN,
+)
 from ft_dagster.stages.ancestry import RULE, unsearched_version
 from ft_dagster.stages.judging.export_lineage import PARTS, artifacts_of
 from ft_dagster.store import Artifact, Store
@@ -41,6 +51,7 @@ from ft_dagster.training.contract import PLAN_FILE
 from ft_dagster.workspace.policy import own_files, task_names
 
 JUDGED_BY = (TASK_DATASET.name, TRAINING_MIXTURE.name, EVALUATION.name)  # whose keys say what a policy asks
+LEARNS = (FINE_TUNED_MODEL.name, TRAINING_MIXTURE.name)  # by which a version learned a record
 OTHER = "Serve another version"
 RESTORE = "Restore it from a backup, or run the variant again"
 CERTIFICATE = "evidence/certificate.json"
@@ -112,7 +123,7 @@ def may_serve(version: Version, today: Today) -> tuple[Finding, ...]:
     nobody may decide on comes first.
     """
     entry = version.entry
-    made = (*_of_policy(version, today), *_of_parents(version, today))
+    made = (*_of_policy(version, today), *_of_erasures(version, today), *_of_parents(version, today))
     if entry is None:
         return made
     return (*_of_bytes(today.store, entry), *made, *of_log(version.past, entry, today.approvers))
@@ -279,6 +290,27 @@ def _as_made(version: Version, today: Today) -> tuple[VariantSpec, Checks]:
     spec = spec.model_copy(update=changes)
     names = task_names(settings, tenant, policy, spec, lambda field: settings.project / POLICY_FILE)
     return spec, Checks(names, own_files(settings.roots(tenant), spec))
+
+
+def _of_erasures(version: Version, today: Today) -> Iterator[Finding]:
+    """Yield the requests that have a version in quarantine."""
+    try:
+        asked = states(read_erasures(today.store, today.key.tenant))
+    except UserError as error:
+        words = f"whether an erasure has {version.name} in quarantine is not known: {error.problem}"
+        yield Finding("erasure", "unknown", words, error.fix or RESTORE)
+        return
+    digests = {version.made_of[stage].digest for stage in LEARNS if stage in version.made_of}
+    served, entry = production_in(version.past), version.entry
+    weights = "" if entry is None else entry.weights
+    now = weights if entry is not None and entry.version == served else ""
+    for state in asked:
+        if state.quarantines({*digests, weights}, datetime.now(UTC).date(), served=now):
+            request = state.asked
+            words = f"{version.name} learned from a record whose erasure was asked for on {request.at[:10]}"
+            words += f" (request {request.request}, due {request.due})"
+            fix = f"`ft-dagster run {today.key}` without the record in its sources; serve that"
+            yield Finding("erasure", request.request, words, fix)
 
 
 def _of_parents(version: Version, today: Today) -> Iterator[Finding]:
