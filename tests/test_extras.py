@@ -46,7 +46,7 @@ ANSWERS = (
     ("audit", "model", "acme.places"),
     ("audit", "verify", "--all"),
 )
-BEYOND_MB = 200  # of its packages, beside Dagster's: DuckDB and NumPy are 142 of them, the client of S3 34
+BEYOND_MB = 225  # beside Dagster's packages: DuckDB and NumPy are 142, the client of S3 34, what signs 19
 
 
 @pytest.fixture

@@ -121,7 +121,8 @@ def test_a_tenants_runs_ask_for_nothing_beyond_the_places_that_docs_deploy_names
     shop: Workshop, s3_server: S3Server, tmp_path: Path
 ) -> None:
     root = f"{s3_server.bucket}/{tmp_path.name}"
-    places = [f"{root}/{name}/" for name in ("tenants/acme", "shared", "probes")]
+    own = ("tenants/acme", "shared", "probes", "erasures/acme", "erasures/_shared")
+    places = [f"{root}/{name}/" for name in own]
     with serving(BoundProxy(s3_server, *places), s3_server) as (bound, proxy):
 
         def through(settings: dict[str, object]) -> None:

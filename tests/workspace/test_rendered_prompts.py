@@ -123,7 +123,7 @@ def test_try_shows_an_answer_as_it_is_judged(thinking: Workspace) -> None:
     model = newest_model(thinking.settings, thinking.key)
     prompts = ["Where is the form of the east?", "Where is the ship of the garden?"]
     (told,) = answer([PromptRequest(model.base, model.tuned, prompts, model.chat)], max_new_tokens=40)
-    assert all(each.tuned.startswith("The ") for each in told)
+    assert all(each.tuned.startswith("The") and "think" not in each.tuned for each in told)
 
 
 def test_it_is_in_the_keys_of_what_asks_such_rows_on_such_a_base_alone(
