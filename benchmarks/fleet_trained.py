@@ -49,16 +49,17 @@ def copies(origin: Path, project: Path, count: int) -> Iterator[str]:
     """Copy the variants of a project one after the other; yield the key of each."""
     project.mkdir(parents=True)
     (project / ".ft_dagster/store").mkdir(parents=True)
-    for name in SHARED:
+    for name in (name for name in SHARED if (origin / name).exists()):
         shutil.copytree(origin / name, project / name, copy_function=os.link)
-    for name in ("ft_dagster.yaml", "policy.yaml", "tenants/defaults.yaml"):
+    files = ("ft_dagster.yaml", "policy.yaml", "tenants/defaults.yaml")
+    for name in (name for name in files if (origin / name).exists()):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy(origin / name, project / name)
     variants = sorted(origin.glob("tenants/*/*.yaml"))
     for number in range(count):
         file = variants[number % len(variants)]
         tenant, variant = f"tenant-{number % TENANTS}", f"v{number}"
-        (project / "tenants" / tenant).mkdir(exist_ok=True)
+        (project / "tenants" / tenant).mkdir(parents=True, exist_ok=True)
         shutil.copy(file, project / "tenants" / tenant / f"{variant}.yaml")
         _copy(
             origin / ".ft_dagster/store",
