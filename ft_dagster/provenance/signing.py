@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -187,26 +188,28 @@ class Trust:
         self, content: bytes, kind: str, at: datetime, envelopes: Iterable[bytes], *, revoked: bool = False
     ) -> tuple[TrustedKey, ...]:
         """Return the keys by which a statement of this time is signed in envelopes; what is none is passed
-        over. Of a revoked key that keeps what a witness had seen, whoever calls asks for that (see
-        `store.signatures`). `revoked`: those by keys that are revoked, too.
+        over, and takes nothing from a signature beside it. Of a revoked key that keeps what a witness had
+        seen, whoever calls asks for that (see `store.signatures`). `revoked`: those by keys that are revoked,
+        too.
         """
         from securesystemslib.dsse import Envelope
         from securesystemslib.exceptions import Error
 
+        no_envelope = (Error, ValueError, KeyError, TypeError, AttributeError, RecursionError)
         listed = self.keys if revoked else self.counting()
         keys = {key.id: key for key in listed if key.role in COUNT[kind]}
         found = dict[str, TrustedKey]()
         for one in envelopes:
             try:
                 envelope = Envelope.from_dict(loads(one))
-                if (envelope.payload, envelope.payload_type) != (content, kind):
-                    continue
-                for key_id in envelope.signatures.keys() & keys.keys():
+                same = (envelope.payload, envelope.payload_type) == (content, kind)
+            except no_envelope:
+                continue
+            for key_id in envelope.signatures.keys() & keys.keys() if same else ():
+                with suppress(*no_envelope):
                     envelope.verify([keys[key_id].public], 1)
                     if keys[key_id].counts_on(at):
                         found[key_id] = keys[key_id]
-            except (Error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue
         return tuple(found.values())
 
 

@@ -4,7 +4,8 @@
 nothing comes after `removed`. Who is about to use an artifact that may be old keeps it first; who removes it
 claims that first, unless it was kept of late. Then the manifest file becomes a tombstone, and after that the
 files go, but those that an audit needs: each step may be taken again by anyone, and what is made again is
-committed beside the tombstone.
+committed beside the tombstone. Claim and tombstone of a removal are signed; where signatures are asked for,
+nobody finishes, by a key of their own, a removal that somebody without a key began.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from ft_dagster.store.artifacts import TOMBSTONE_VERSION, Artifact, Place, Remov
 from ft_dagster.store.blobs import Store, as_stored
 from ft_dagster.store.numbered import highest_number, numbered
 from ft_dagster.store.remote_errors import unreachable
-from ft_dagster.store.signatures import sign
+from ft_dagster.store.signatures import moment, require, sign
+from ft_dagster.strict_json import loads
 
 log = logging.getLogger(__name__)
 KEPT, REMOVED = "kept", "removed"
@@ -45,6 +47,8 @@ class _Claim(NamedTuple):
     claim: str
     at: float
     why: str
+    manifest: str = ""  # sha256 of that of what a removal is of; older claims do not say
+    content: bytes = b""
 
 
 def keep(store: Store, artifact: Artifact) -> bool:
@@ -56,6 +60,7 @@ def keep(store: Store, artifact: Artifact) -> bool:
     for _ in range(TRIES):
         last = _last_claim(store, artifact)
         if last.claim == REMOVED:
+            _refuse_unsigned(store, artifact, last)
             return False
         if time.time() - last.at < FRESH or _create(store, artifact, last.number + 1, KEPT, ""):
             return True
@@ -98,6 +103,7 @@ def claim_removal(store: Store, artifact: Artifact, why: str, before: float) -> 
     for _ in range(TRIES):
         last = _last_claim(store, artifact)
         if last.claim == REMOVED:
+            _refuse_unsigned(store, artifact, last)
             return True
         if last.at >= before:
             return False
@@ -124,6 +130,7 @@ def finish_removal(store: Store, artifact: Artifact, files: Iterable[str] = ()) 
         last = _last_claim(store, artifact)
         if last.claim != REMOVED:
             raise ValueError(f"{artifact.path}: nobody claimed its removal")
+        _refuse_unsigned(store, artifact, last)
         tombstone = as_stored(_tombstone(content, last))
         sign(store, artifact.place.prefix, tombstone, TOMBSTONE)
         store.write(path, tombstone)
@@ -139,6 +146,28 @@ def removal_claim(store: Store, artifact: Artifact) -> tuple[str, bytes] | None:
     last = _last_claim(store, artifact)
     path = _path(artifact, last.number)
     return (path, store.read(path)) if last.claim == REMOVED else None
+
+
+def check_claim(store: Store, artifact: Artifact) -> None:
+    """Raises UserError where the newest claim on an artifact that stands is none, or of a removal that bears
+    no signature where signatures are asked for.
+    """
+    last = _last_claim(store, artifact)
+    if last.claim == REMOVED:
+        _refuse_unsigned(store, artifact, last)
+
+
+def _refuse_unsigned(store: Store, artifact: Artifact, last: _Claim) -> None:
+    """Raises UserError for the claim of a removal that nobody signed, or signed of another artifact, where
+    signatures are asked for.
+    """
+    if store.trust is None or not store.trust.refuses:
+        return
+    where = store.uri(_path(artifact, last.number))
+    require(store, artifact.place.prefix, last.content, TOMBSTONE, moment(_date(last.at)), where=where)
+    if last.manifest != artifact.manifest:
+        fix = "See who wrote it, and delete it: the artifact stands"
+        raise UserError("a claim of another artifact's removal", file=where, fix=fix)
 
 
 def check_tombstone(store: Store, removed: Removed) -> None:
@@ -167,16 +196,22 @@ def _last_claim(store: Store, artifact: Artifact) -> _Claim:
         return _Claim(0, "", 0.0, "")
     path = _path(artifact, number)
     try:
-        said = store.read_json(path)
-        return _Claim(number, str(said["claim"]), _seconds(said["at"]), str(said["why"]))
-    except (ValueError, KeyError, TypeError):
+        content = store.read(path)
+        said = loads(content)
+        claim, why, manifest = str(said["claim"]), str(said["why"]), str(said.get("manifest", ""))
+        return _Claim(number, claim, _seconds(said["at"]), why, manifest, content)
+    except (ValueError, KeyError, TypeError, AttributeError):
         fix = "Restore the file from a backup"
         raise UserError("not a claim on an artifact", file=store.uri(path), fix=fix) from None
 
 
 def _create(store: Store, artifact: Artifact, number: int, claim: str, why: str) -> bool:
     said = {"schema_version": 1, "claim": claim, "at": _date(time.time()), "why": why}
-    return store.create_exclusively(_path(artifact, number), as_stored(said))
+    if claim == KEPT:
+        return store.create_exclusively(_path(artifact, number), as_stored(said))
+    content = as_stored({**said, "manifest": artifact.manifest})
+    sign(store, artifact.place.prefix, content, TOMBSTONE)
+    return store.create_exclusively(_path(artifact, number), content)
 
 
 def _contended(store: Store, artifact: Artifact) -> UserError:

@@ -21,8 +21,9 @@ from ft_dagster.lineage.statements import sign_history, unsigned
 from ft_dagster.provenance.signing import MANIFEST, Signer, TrustedKey
 from ft_dagster.settings import Retention
 from ft_dagster.store import Attempt, Store, find_artifact
+from ft_dagster.store.artifacts import Removed, generations
 from ft_dagster.store.make import Recipe, make_artifact
-from ft_dagster.store.removal import claim_removal, finish_removal
+from ft_dagster.store.removal import DAY, check_tombstone, claim_removal, finish_removal, keep
 from ft_dagster.store.signatures import sign
 from tests.store.signing_keys import (
     APPROVES,
@@ -156,6 +157,52 @@ def test_a_tombstone_that_nobody_signed_hides_nothing(store: Store, tmp_path: Pa
     store.write(made.manifest_path, json.dumps(said).encode())
     with pytest.raises(UserError, match="nobody"):
         find_artifact(store, RECIPE.place)
+
+
+def test_a_removal_that_nobody_signed_is_not_finished_by_who_has_a_key(
+    any_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time
+    any_store.trust = trust()
+    made = make_artifact(any_store, tmp_path, RECIPE, build)
+    monkeypatch.setattr(time, "time", lambda: now() + 10 * DAY)
+    claim = f"{made.place.path}/claims/{made.predicate['attempt']}/000001.json"
+    said = {"schema_version": 1, "claim": "removed", "at": NOW.isoformat(), "why": "old"}
+    any_store.write(claim, json.dumps(said).encode())
+    for ask in (
+        lambda: keep(any_store, made),
+        lambda: make_artifact(any_store, tmp_path, RECIPE, build),
+        lambda: claim_removal(any_store, made, "old", now()),
+        lambda: finish_removal(any_store, made),
+    ):
+        with pytest.raises(UserError, match=r"000001\.json: nobody whom trust\.yaml trusts signed this"):
+            ask()
+    assert find_artifact(any_store, RECIPE.place) is not None
+
+    any_store.remove([claim])
+    assert claim_removal(any_store, made, "old", now() + DAY)
+    assert not keep(any_store, made)
+    signed = any_store.read(claim)
+    other = make_artifact(any_store, tmp_path, replace(RECIPE, spec={"data": 2}), build)
+    elsewhere = f"{other.place.path}/claims/{other.predicate['attempt']}/000001.json"
+    monkeypatch.setattr(time, "time", lambda: now() + 30 * DAY)
+    any_store.write(elsewhere, signed)
+    with pytest.raises(UserError, match="a claim of another artifact's removal"):
+        keep(any_store, other)
+    finish_removal(any_store, made)
+    assert find_artifact(any_store, RECIPE.place) is None
+    [gone] = generations(any_store, RECIPE.place)
+    assert isinstance(gone, Removed)
+    check_tombstone(any_store, gone)
+
+
+def test_what_is_no_signature_takes_nothing_from_one_beside_it() -> None:
+    content = b"{}"
+    said = json.loads(SIGNS.envelope(content, MANIFEST))
+    [own] = said["signatures"]
+    for key_id in (AUDITOR.id, "0" * 64):
+        beside = json.dumps({**said, "signatures": [own, {**own, "keyid": key_id}]}).encode()
+        assert trust().signers(content, MANIFEST, NOW, [beside]) == (BUILDER,)
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ from ft_dagster.lineage.tries import (
 )
 from ft_dagster.stage_entries import EVALUATION, GENERAL_CORPUS, MODEL_EXPORT
 from ft_dagster.store import SHARED, Artifact, Place, read_head
-from ft_dagster.store.artifacts import generations
+from ft_dagster.store.artifacts import find_artifact, generations
+from ft_dagster.store.removal import KEPT, check_claim
 from ft_dagster.strict_json import loads
 
 RESTORE = "Restore it from a backup"
@@ -52,6 +53,9 @@ _TRY = re.compile(rf"tenants/[^/]+/[^/]+/tries/([0-9a-f]{{64}}|{LINEAGE}/[0-9]{{
 _ERASURE = re.compile(rf"{erasures.FOLDER}/[^/]+/[0-9]{{6,}}\.json")
 _PART = rf"(?P<prefix>tenants/[^/]+/[^/]+|{SHARED}(?:/corpora/[^/]+)?)"
 _UNDER_KEY = re.compile(rf"{_PART}/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{{64}})/(?P<rest>.+)")
+_CLAIM = re.compile(
+    rf"{_PART}/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{{64}})/claims/(?P<attempt>(?!training/)[^/]+)/[0-9]{{6}}\.json"
+)
 _OF_KEY = re.compile(
     r"(?:claims/[^/]+|amendments)/[0-9]{6}\.json|divergences/[^/]+\.json|[^/]+/(?:payload|evidence)/.+"
     r"|(?:.+/)?\.[^/]+\.[0-9a-f]{32}"  # the draft of a writer that was killed
@@ -94,6 +98,7 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
         yield from lines
     kept = filter(lambda path: _TRY.fullmatch(path) or _ERASURE.fullmatch(path), files)
     yield from _since_seen(audit, {*heads, *kept}, wrong)
+    yield from _of_claims(audit, files)
     yield from _nobodys(audit, files)
     yield from _of_code(audit, artifacts)
 
@@ -211,6 +216,35 @@ def _written_at(content: bytes) -> str:
         return str(loads(content)["at"])
     except MALFORMED:
         return ""
+
+
+def _of_claims(audit: Audit, files: Iterable[str]) -> Iterator[str]:
+    """Yield the newest claim on each artifact that stands, where it is none, or of a removal that nobody
+    signed though signatures are asked for.
+    """
+    claims = (path for path in sorted(files) if _CLAIM.fullmatch(path))
+    newest = list({path.rpartition("/")[0]: path for path in claims}.values())
+    for first in range(0, len(newest), AT_ONCE):
+        batch = newest[first : first + AT_ONCE]
+        for path, content in zip(batch, audit.store.read_each(batch), strict=True):
+            if content is not None and not _keeps(content):
+                yield from _told(audit, _of_claim, *path.split("/", 1))
+
+
+def _keeps(content: bytes) -> bool:
+    """Say whether a claim keeps an artifact."""
+    with suppress(*MALFORMED):
+        return bool(loads(content)["claim"] == KEPT)
+    return False
+
+
+def _of_claim(audit: Audit, owner: str, name: str) -> tuple[str, ...]:
+    """Check a claim on what stands; see `_of_claims`."""
+    of = _CLAIM.fullmatch(f"{owner}/{name}")
+    found = None if of is None else find_artifact(audit.store, Place(of["prefix"], of["stage"], of["key"]))
+    if of is not None and found is not None and found.predicate["attempt"] == of["attempt"]:
+        check_claim(audit.store, found)
+    return ()
 
 
 def _nobodys(audit: Audit, files: Iterable[str]) -> Iterator[str]:
