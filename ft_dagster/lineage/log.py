@@ -87,13 +87,7 @@ def read_log(store: Store, prefix: str) -> ReleaseLog:
     """Read every entry from the store. Raises UserError that names the entry: one that is missing, was
     changed, or cannot be read.
     """
-    head = _head(store, prefix)
-    while True:
-        log = _whole(store, prefix, head)
-        now = _head(store, prefix) if log.uncounted else head
-        if now == head:
-            return log
-        head = now  # what stood after it is counted by now
+    return _whole(store, prefix, _head(store, prefix))
 
 
 def recalled_log(store: Store, prefix: str) -> ReleaseLog:
@@ -113,8 +107,20 @@ def recalled_log(store: Store, prefix: str) -> ReleaseLog:
 
 
 def _whole(store: Store, prefix: str, head: _Head) -> ReleaseLog:
-    wanted = to_read(numbers(store, folder_of(prefix)), head.entries)
-    return _checked(store, prefix, head, _contents(store, prefix, wanted))
+    """Return the log by a head, or by the one that another writer put in its place while this was read."""
+    while True:
+        wanted = to_read(numbers(store, folder_of(prefix)), head.entries)
+        try:
+            log = _checked(store, prefix, head, _contents(store, prefix, wanted))
+        except UserError:
+            now = _head(store, prefix)
+            if now == head:
+                raise
+        else:
+            now = _head(store, prefix) if log.uncounted else head
+            if now == head:
+                return log
+        head = now
 
 
 def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]) -> ReleaseLog:

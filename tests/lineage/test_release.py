@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.log import ReleaseLog, read_log, recalled_log
 from ft_dagster.lineage.release import export_of, history, production, promote, rollback
 from ft_dagster.lineage.served import aliases
 from ft_dagster.lineage.verdict import Verdict
@@ -102,6 +104,23 @@ def test_two_releases_at_once_both_get_an_entry_of_their_own(store: Store) -> No
 
     assert sorted(entry.version for entry in entries) == list(range(1, 13))
     assert [entry.version for entry in history(store, PREFIX)] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("read", [read_log, recalled_log])
+def test_a_log_that_gets_its_first_entries_while_it_is_read_is_whole(
+    store: Store, read: Callable[[Store, str], ReleaseLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [judged(store, "one"), judged(store, "two")]
+
+    def names(relative: str) -> list[str]:
+        monkeypatch.undo()  # what others wrote after the head was looked for, and before the entries were
+        for each in given:
+            put(store, each)
+        return store.names(relative)
+
+    monkeypatch.setattr(store, "names", names)
+
+    assert [entry.version for entry in read(store, PREFIX).entries] == [1, 2]
 
 
 def test_entries_are_never_changed(store: Store) -> None:
