@@ -4,6 +4,7 @@ Where Dagster's own database is away, the work goes on without its log; and a ru
 reported is run again, which reuses what was made.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -76,6 +77,34 @@ def saying(context: dg.AssetExecutionContext) -> Callable[[str], None]:
     return say
 
 
+class _InRunLog(logging.Handler):
+    """Writes what the package warns of into the log of the run that it happens in."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; where that fails, as `logging` has it: the work goes on."""
+        try:
+            self._say(record.getMessage())
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def _warnings_in_run_log(context: dg.AssetExecutionContext | None) -> Iterator[None]:
+    if context is None:
+        yield
+        return
+    package, handler = logging.getLogger(__package__.partition(".")[0]), _InRunLog(saying(context))
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+
+
 @contextmanager
 def failures(
     context: dg.AssetExecutionContext | None = None, retries: Callable[[], Retries] | None = None
@@ -85,7 +114,8 @@ def failures(
     A RetryPolicy would also retry a cancel (dagster#15026), so each retry is asked for here.
     """
     try:
-        yield
+        with _warnings_in_run_log(context):
+            yield
     except UserError as error:
         raise _failure(context, str(error)) from None
     except ModuleNotFoundError as error:

@@ -25,11 +25,13 @@ from ft_dagster.provenance.signing import Trust
 from ft_dagster.provenance.witnessed import LogWitness
 from ft_dagster.store import recall
 from ft_dagster.store.exclusive import RemoteCreation
-from ft_dagster.store.remote_errors import CLOSED, OPEN_IT, name_of, profiles_written
+from ft_dagster.store.remote_errors import CLOSED, OPEN_IT, Silence, name_of, profiles_written
 from ft_dagster.strict_json import dumps, loads
 
 # When the profiles were written that a file system, which fsspec keeps for the whole process, has read.
 _READ: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+# Who hears that the client of such a file system gets no answer.
+_HEARD: WeakKeyDictionary[Any, Silence] = WeakKeyDictionary()
 
 # Servers say the checksum of the whole file beside a part of it, to which botocore would hold that part.
 # A server that takes requests and answers none is found within a minute: botocore tries five times. By itself
@@ -117,6 +119,7 @@ class Store:
         if not parts or ".." in parts or relative.startswith("/"):
             raise ValueError(f"not a path inside the store: {relative!r}")
         self._renew()
+        self._hear()
         if self.remote:
             return "/".join((self.root, *parts))
         path = self.root
@@ -333,6 +336,13 @@ class Store:
                     raise
                 return  # they are just being written: the next request reads them
             _READ[self.fs] = written
+
+    def _hear(self) -> None:
+        """Have it said where the client of this store gets no answer; s3fs may have made another by now."""
+        if self.url.startswith("s3://"):
+            heard, client = _HEARD.get(self.fs), self.fs.s3
+            if heard is None or heard.client is not client:
+                _HEARD[self.fs] = Silence(client, "/".join(self.url.split("/")[:3]))
 
     def _in_parts(self, size: int) -> dict[str, int]:
         """Choose how s3fs moves a file of this many bytes: it holds `max_concurrency` parts in memory at

@@ -1,16 +1,23 @@
-"""Tells what an error of a remote store means: out of reach, expired, closed to us."""
+"""Tells what an error of a remote store means: out of reach, expired, closed to us; and says it when a
+request gets no answer and is made again.
+"""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.files import is_full
 from ft_dagster.store.exclusive import code_of
 
+log = logging.getLogger(__name__)
+SAY_AGAIN = 20.0  # seconds until it is said once more that a storage does not answer
 _PASSING_ERRNOS = {
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE,
     errno.EBUSY, errno.EREMOTEIO,  # s3fs' words for 503 and 500
@@ -41,6 +48,29 @@ _PROFILES = {
     "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
     "AWS_CONFIG_FILE": "~/.aws/config",
 }
+
+
+class Silence:
+    """Hears of each request of an S3 client that failed and may be made again, and warns of it: of the first,
+    and every 20 s.
+    """
+
+    def __init__(self, client: Any, place: str) -> None:
+        self.client, self._place, self._said = client, place, 0.0
+        client.meta.events.register("needs-retry.s3", self.hear)
+
+    def hear(self, **asked: Any) -> None:
+        """Take botocore's event of a request that was answered or failed; leave the decision to others."""
+        failed, response, now = asked["caught_exception"], asked["response"], time.monotonic()
+        status = None if response is None else response[0].status_code
+        if (failed is None and (status is None or status < 500)) or now - self._said < SAY_AGAIN:
+            return
+        self._said = now
+        why = f"status {status}" if failed is None else type(failed).__name__
+        tried, name = asked["attempts"], asked["operation"].name
+        log.warning(
+            "the storage %s does not answer: %s, %s, try %d; it is asked again", self._place, name, why, tried
+        )
 
 
 def unreachable(error: BaseException) -> bool:

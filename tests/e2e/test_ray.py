@@ -187,6 +187,7 @@ def test_a_program_that_outlives_its_lost_node_disturbs_no_retry(site: Site, clu
         node = cluster.node_of(found)
         supervisor = found if SUPERVISOR in found.cmdline() else present(found.parent())
         left.extend([supervisor, *supervisor.children()])
+        left[1].suspend()  # so that it has not trained to its end by the time that the loss is known
         supervisor.suspend()  # which would end the trainer,
         present(supervisor.parent()).kill()  # as would Ray's worker, once its node is gone
         cluster.kill_node(node)
@@ -197,6 +198,7 @@ def test_a_program_that_outlives_its_lost_node_disturbs_no_retry(site: Site, clu
             site.carry_out(job)
         done.result()
         known = len(losses(job))
+        left[1].resume()
         wait_until(lambda: len(losses(job)) > known, PATIENCE)  # it lives, and writes
         assert site.carry_out(job)["figures"]["resumed_from"]
         wait_until(lambda: left[1].status() == psutil.STATUS_ZOMBIE, PATIENCE)
