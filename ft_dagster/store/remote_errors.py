@@ -52,11 +52,15 @@ _PROFILES = {
 
 class Silence:
     """Hears of each request of an S3 client that failed and may be made again, and warns of it: of the first,
-    and every 20 s.
+    and every 20 s. The client sends what it writes unasked: aiohttp waits without a limit for the leave to
+    send (`100 Continue`), and for an answer as long as `read_timeout`.
     """
 
     def __init__(self, client: Any, place: str) -> None:
+        from botocore.handlers import add_expect_header
+
         self.client, self._place, self._said = client, place, 0.0
+        client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register("needs-retry.s3", self.hear)
 
     def hear(self, **asked: Any) -> None:
@@ -66,11 +70,9 @@ class Silence:
         if (failed is None and (status is None or status < 500)) or now - self._said < SAY_AGAIN:
             return
         self._said = now
-        why = f"status {status}" if failed is None else type(failed).__name__
-        tried, name = asked["attempts"], asked["operation"].name
-        log.warning(
-            "the storage %s does not answer: %s, %s, try %d; it is asked again", self._place, name, why, tried
-        )
+        why = f"answers with status {status}" if failed is None else f"gives no answer ({name_of(failed)})"
+        name, tried = asked["operation"].name, asked["attempts"]
+        log.warning("the storage %s %s to try %d of %s", self._place, why, tried, name)
 
 
 def unreachable(error: BaseException) -> bool:
