@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import psutil
 import yaml
 
-from ft_dagster.launch.warm.choice import PREFIX
+from ft_dagster.launch.warm.choice import FOLDER, PREFIX
 from tests.e2e.fleet import Deployed
 from tests.e2e.instance import BIN, free_port, wait_for_ui
 from tests.postgres import PostgresServer
@@ -37,6 +38,7 @@ class Unit:
     command: list[str]
     environment: dict[str, str]
     log: Path
+    warm: str  # the folder of its own warm server, whose processes are no children of it
     starts: int = 0
     _wanted: Event = field(default_factory=Event)
     _process: psutil.Popen | None = None
@@ -54,17 +56,27 @@ class Unit:
         words = [word for name, value in lines if name == "Environment" for word in value.split()]
         given = dict[str, Any](word.split("=", 1) for word in words)
         outer = {name: value for name, value in fleet.environment.items() if not name.startswith(PREFIX)}
-        return cls(service["ExecStart"].split(), {**outer, **given}, fleet.folder / f"{file.stem}.log")
+        warm = tempfile.mkdtemp(prefix="ft_dagster-warm-")
+        own = {**outer, **given, FOLDER: warm}
+        return cls(service["ExecStart"].split(), own, fleet.folder / f"{file.stem}.log", warm)
 
     @property
     def processes(self) -> list[psutil.Process]:
-        """Return those that live, the main one first."""
-        main = self._process
-        if main is None:
-            return []
-        with suppress(psutil.NoSuchProcess):
-            return [main, *main.children(recursive=True)]
-        return []
+        """Return those that live, the main one first; its cgroup has those of a detached warm server too."""
+        roots = [] if self._process is None else [self._process, *self._warm_servers()]
+        found: list[psutil.Process] = []
+        for root in roots:
+            with suppress(psutil.NoSuchProcess):
+                found += [root, *root.children(recursive=True)]
+        return [*dict.fromkeys(found)]  # a program that has not begun yet looks like its server
+
+    def _warm_servers(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if self.warm in process.cmdline():
+                    found.append(process)
+        return found
 
     def start(self) -> None:
         self._wanted.set()

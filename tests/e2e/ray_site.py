@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -109,6 +110,19 @@ class RaySite(RunSite):
         """Its raylet answers nobody for so long, and then goes on."""
         (run,) = self.runs_in_jobs()
         self.cluster.stall_node(self.cluster.node_of(run), seconds)
+
+    @contextmanager
+    def training_held(self) -> Iterator[None]:
+        """Nothing trains meanwhile, so that no training ends before what is awaited."""
+        trainers = workers_that_train(self.work)
+        for trainer in trainers:
+            trainer.suspend()
+        try:
+            yield
+        finally:
+            for trainer in trainers:
+                with suppress(psutil.NoSuchProcess):
+                    trainer.resume()
 
     def lose_the_node_that_trains(self) -> None:
         """All that Ray runs there is killed, and its disk is gone."""

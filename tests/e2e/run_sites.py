@@ -48,8 +48,8 @@ class RunSite:
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(content), "utf-8")
 
     def train_longer(self, epochs: int = 16) -> None:
-        """Have it train for so many passes, with a checkpoint every two."""
-        longer = {"num_train_epochs": epochs, "evaluations": epochs // 2}
+        """Have it train for so many passes of 25 steps, with a checkpoint every two; at most 32 in all."""
+        longer = {"num_train_epochs": epochs, "evaluations": min(epochs // 2, 32)}
         edit(self.folder / "tenants/acme/places.yaml", lambda content: content["training"].update(longer))
 
     @contextmanager

@@ -49,7 +49,7 @@ def site(
 def test_a_variant_is_cancelled_and_loses_two_nodes_and_is_released_as_the_model_of_this_host(
     site: RaySite,
 ) -> None:
-    site.train_longer()
+    site.train_longer(epochs=160)
     with site.daemon():
         first = site.submit()
         wait_until(lambda: site.trains_beyond(0), PATIENCE)
@@ -99,8 +99,10 @@ def test_a_node_that_stalls_until_ray_gives_it_up_and_comes_back_makes_nothing_t
     with site.daemon():
         first = site.submit()
         wait_until(lambda: site.trains_beyond(0), PATIENCE)
-        site.stall_the_node_of_the_run(LOST)
-        wait_until(lambda: ENDED.issuperset(site.statuses()) and len(site.runs()) == 2, PATIENCE)
+        with site.training_held():
+            site.stall_the_node_of_the_run(LOST)
+            wait_until(lambda: len(site.runs()) == 2, PATIENCE)
+        wait_until(lambda: ENDED.issuperset(site.statuses()), PATIENCE)
         wait_until(lambda: not site.jobs(), PATIENCE)
     (second,) = {*site.runs()} - {first}
     assert "Ray's job" in site.why(first)
@@ -113,7 +115,7 @@ def test_a_node_that_stalls_until_ray_gives_it_up_and_comes_back_makes_nothing_t
 
 @pytest.mark.parametrize("site", [2], indirect=True)
 def test_a_variant_on_two_nodes_loses_one_and_then_that_of_its_run_and_is_released(site: RaySite) -> None:
-    site.train_longer(epochs=64)  # it is disturbed twice, and must not have ended before
+    site.train_longer(epochs=240)  # it is disturbed twice, and must not have ended before
     with site.daemon():
         first = site.submit()
         wait_until(lambda: site.trains_beyond(0), PATIENCE)
