@@ -54,7 +54,7 @@ def new_key(
     """
     from ft_dagster.provenance.signing import TRUST_FILE
     from ft_dagster.provenance.signing import new_key as make_key
-    from ft_dagster.spec.trust import TrustKeySpec
+    from ft_dagster.spec.trust import TrustKeySpec, find_trust
     from ft_dagster.spec.validation import validate
 
     settings = load_settings(context.obj)
@@ -65,10 +65,10 @@ def new_key(
     entry = {"name": name, "role": role, "public": public, "begins": datetime.now(UTC).date()}
     entry |= {} if person is None else {"person": person}
     validate(TrustKeySpec, entry, lambda field: None, "See `ft-dagster trust new-key --help`")
+    root, stands = settings.project / TRUST_FILE, find_trust(settings.project) is not None
     file = (folder or settings.keys_folder / "signing") / f"{name}.pem"
     _write_private(file, private)
-    root = settings.project / TRUST_FILE
-    said, stands = _as_yaml(entry), root.exists()
+    said = _as_yaml(entry)
     if not stands:
         root.write_text(
             f"schema_version: 1\nversion: 1\nunsigned: accepted  # or: refused\nkeys:\n{said}", "utf-8"
@@ -306,10 +306,13 @@ def _write_private(file: Path, content: bytes) -> None:
     written.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not file.parent.is_dir():
+            file.parent.mkdir(parents=True, mode=0o700)
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             out.write(content)
-    except FileExistsError:
+    except FileExistsError as error:
+        if error.filename != str(file):
+            raise UserError("no folder", file=file.parent, fix="Name a --folder") from None
         raise UserError("a key of this name is there", file=file, fix="Give another name") from None
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror}", file=file, fix="Name a --folder") from None

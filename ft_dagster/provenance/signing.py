@@ -49,6 +49,7 @@ RSA_BITS = 3072
 CURVES = ("secp256r1", "secp384r1")
 _PEM = "-----BEGIN "
 _URI = re.compile(r"[a-z0-9]+kms:.+")  # of a service that signs and keeps the key
+_BARE = re.compile(r"[\s'\"]*(?:M|LS0t)[A-Za-z0-9+/=\s'\"]{40,}")  # as a key without its first line looks
 _OTHERS = 0o077
 
 
@@ -238,6 +239,10 @@ def load_signer(said: str, keys: Iterable[TrustedKey], project: Path) -> Signer:
     from securesystemslib.signer import CryptoSigner
 
     text = signing_key_text(said)
+    if not text and _BARE.fullmatch(said) and not os.path.lexists(project / said):
+        problem = "no file of this name, which is not shown: it could be the key itself"
+        fix = "Name a file of mode 600; or give the key as PEM, from its line -----BEGIN on"
+        raise UserError(problem, field="signing_key", fix=fix)
     file = VARIABLE if text else project / os.path.expanduser(said)  # which leaves what it does not know
     content = said.encode() if text else read_private(Path(file))
     try:
@@ -318,7 +323,7 @@ def without_key(environment: Mapping[str, str]) -> dict[str, str]:
 
 def signing_key_text(said: str) -> bool:
     """Say whether `signing_key` is the key itself, and neither a file nor a service."""
-    return said.startswith(_PEM)
+    return _PEM in said
 
 
 def signing_key_file(said: str | None) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ from collections import Counter
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.signing import RELEASE, TRUST_FILE, Role, Trust, TrustedKey, load_signer
@@ -28,6 +28,11 @@ class WitnessedSpec(SpecModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of its statement, as it is listed beside it")
 
 
+def _which(value: object) -> str:
+    """Return the tag of the type that `revoked` is held against, so that mistakes are that type's."""
+    return "[checkpoint]" if isinstance(value, dict | WitnessedSpec) else "[bool]"
+
+
 class TrustKeySpec(SpecModel):
     """Declares a key whose signatures count."""
 
@@ -44,7 +49,9 @@ class TrustKeySpec(SpecModel):
     person: str | None = Field(
         None, min_length=1, description="Of an approver: the name that `release.approvers` lists"
     )
-    revoked: bool | WitnessedSpec = Field(
+    revoked: Annotated[
+        Annotated[bool, Tag("[bool]")] | Annotated[WitnessedSpec, Tag("[checkpoint]")], Discriminator(_which)
+    ] = Field(
         False,
         description="true: nothing that it signed counts, whatever date it bears; {witnessed, sha256}: "
         "nothing but what a witness had seen by this checkpoint",
@@ -123,6 +130,10 @@ class TrustSpec(SpecModel):
         could = len({k.person or k.name for k in self.keys if not k.revoked and k.role != "auditor"})
         if self.threshold.release > max(1, could):
             raise ValueError(f"a release needs {self.threshold.release} signatures, and {could} could sign")
+        if self.threshold.release > 1 and self.unsigned != "refused":
+            raise ValueError("`threshold` without `unsigned: refused`, with which alone it acts")
+        if self.strict and not self.witnesses:
+            raise ValueError("`strict` without `witnesses`, of which it speaks")
         kept = next((key.name for key in self.keys if isinstance(key.revoked, WitnessedSpec)), None)
         if kept is not None and not self.witnesses:
             raise ValueError(
@@ -135,29 +146,50 @@ def load_trust(project: Path, signing_key: str | None) -> Trust | None:
     """Read the trust root of a project; None where it has none. `signing_key`: see `load_signer`. Raises
     UserError for all its mistakes.
     """
+    found = find_trust(project)
+    if found is None:
+        if signing_key is not None:
+            fix = f"Make {TRUST_FILE} beside policy.yaml, see `ft-dagster trust new-key`, or take the key out"
+            file = project / TRUST_FILE
+            raise UserError("a key that nobody trusts", file=file, field="signing_key", fix=fix)
+        return None
+    return _loaded(project, signing_key, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
+def find_trust(project: Path) -> os.stat_result | None:
+    """Look for the trust root of a project; None where it has none. Raises UserError for one of another name,
+    and for a link that leads nowhere, which is no project without a trust root.
+    """
     file = project / TRUST_FILE
     other = file.with_suffix(".yml")
     if os.path.lexists(other):
         raise UserError("is not read, so that no key in it counts", file=other, fix=f"Name it {TRUST_FILE}")
     if not os.path.lexists(file):
-        if signing_key is not None:
-            fix = f"Make {TRUST_FILE} beside policy.yaml, see `ft-dagster trust new-key`, or take the key out"
-            raise UserError("a key that nobody trusts", file=file, field="signing_key", fix=fix)
         return None
     try:
-        found = file.stat()
-    except OSError as error:  # a link that leads nowhere: it is no project without a trust root
+        return file.stat()
+    except OSError as error:
         problem, fix = f"cannot be read: {error.strerror}", "Put the file there, or take it away"
         raise UserError(problem, file=file, fix=fix) from None
-    return _loaded(project, signing_key, (found.st_mtime_ns, found.st_size, found.st_ino))
 
 
 @lru_cache(maxsize=8)
 def _loaded(project: Path, signing_key: str | None, stamp: tuple[int, int, int]) -> Trust:
     """Read the file as it was at `stamp`, once a process."""
     file = project / TRUST_FILE
-    said = validate(TrustSpec, read_yaml(file), lambda field: file, SEE_DOCS)
+    content = read_yaml(file)
+    _refuse_private_keys(content, file)
+    said = validate(TrustSpec, content, lambda field: file, SEE_DOCS)
     keys = tuple(each.key for each in said.keys)
     signer = None if signing_key is None else load_signer(signing_key, keys, project)
     needed = {RELEASE: said.threshold.release}
     return Trust(file, said.version, keys, said.unsigned, said.witnesses, said.strict, signer, needed)
+
+
+def _refuse_private_keys(content: dict[str, Any], file: Path) -> None:
+    """Raises UserError, which does not show it, for a private key in place of its public part."""
+    keys = content.get("keys")
+    for at, key in enumerate(keys if isinstance(keys, list) else ()):
+        if isinstance(key, dict) and "PRIVATE KEY" in str(key.get("public")):
+            fix = "Write its public part, and sign by a new key: whoever read this file may sign by this one"
+            raise UserError("a private key", file=file, field=f"keys.{at}.public", fix=fix)

@@ -151,7 +151,9 @@ def _problem(error: Any) -> str:
 
 
 def _value(error: Any) -> object:
-    value = None if error["type"] in ("missing", "extra_forbidden") else error["input"]
+    """Return what to show of a value; nothing of fields that may not stand beside each other."""
+    whole = error["type"] == "value_error" and isinstance(error["input"], dict)
+    value = None if whole or error["type"] in ("missing", "extra_forbidden") else error["input"]
     return value.isoformat() if isinstance(value, date) else value
 
 

@@ -15,6 +15,7 @@ from ft_dagster.store.witness import KEY_FILE, Place, Witnesses
 from ft_dagster.store.witness_git import SCHEME, GitPlace
 from ft_dagster.store.witness_http import SCHEMES, HttpPlace
 
+STORES = ("s3://", "file://")
 ADDRESS = "Name a folder, s3://bucket/prefix, git+REPOSITORY or https://host/path"
 
 
@@ -46,6 +47,8 @@ def open_witnesses(
 
 def _check(said: str) -> None:
     """Raises UserError, which does not say it, for an address with a password, a token or a query in it."""
+    if said.removeprefix(SCHEME).removeprefix("ssh://").strip() in ("", "file://"):
+        raise UserError("the address of a witness is none", field="witnesses", value=said, fix=ADDRESS)
     if "://" not in said:
         return
     try:
@@ -61,6 +64,8 @@ def _check(said: str) -> None:
             "`witness.<host>.token` in the keys folder, S3 its keys from the environment or a profile"
         )
         raise UserError("a password, or more than the address of a witness", field="witnesses", fix=fix)
+    if not said.startswith((SCHEME, *SCHEMES, *STORES)):
+        raise UserError("no kind of witness", field="witnesses", value=f"{parts.scheme}://", fix=ADDRESS)
 
 
 def _opened(said: str, place_of: Callable[[str], str], keys: Path, host: Path) -> Place:

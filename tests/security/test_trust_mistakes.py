@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typer.testing import CliRunner
 
+from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.signing import VARIABLE, new_key
 from ft_dagster.settings import Settings, load_settings
@@ -121,6 +124,26 @@ MISTAKES: dict[str, tuple[Callable[[Site], object], str]] = {
         lambda s: s.change("keys:", "threshold: {release: 3}\nkeys:"),
         r"a release needs 3 signatures, and 2 could sign",
     ),
+    "more signatures than are asked for": (
+        lambda s: s.change("keys:", "threshold: {release: 2}\nkeys:"),
+        r"`threshold` without `unsigned: refused`",
+    ),
+    "strict without a witness": (
+        lambda s: s.change("keys:", "strict: true\nkeys:"),
+        r"`strict` without `witnesses`",
+    ),
+    "half of a checkpoint": (
+        lambda s: s.change("person: ann\n", "person: ann\n  revoked: {witnessed: 3}\n"),
+        r"keys\.1\.revoked\.sha256: needed, but not given. [^;]*$",
+    ),
+    "a witness in memory": (
+        lambda s: s.change("keys:", "witnesses: ['memory://w']\nkeys:"),
+        r"no kind of witness",
+    ),
+    "a witness in no repository": (
+        lambda s: s.change("keys:", "witnesses: [git+]\nkeys:"),
+        r"witnesses.*is none",
+    ),
     "a witness without a name": (lambda s: s.change("keys:", 'witnesses: [""]\nkeys:'), r"witnesses"),
 }
 
@@ -134,6 +157,70 @@ def test_a_mistake_is_one_line_with_the_way_out(
     make(site)
     with pytest.raises(UserError, match=said):
         opened(tmp_path)
+
+
+def as_one_line(private: str) -> str:
+    return "".join(private.splitlines()[1:-1])
+
+
+@pytest.mark.parametrize(
+    "write", [as_one_line, lambda private: b64encode(private.encode()).decode()], ids=["bare", "twice"]
+)
+def test_a_key_in_place_of_the_name_of_its_file_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[str], str]
+) -> None:
+    site = Site(tmp_path, monkeypatch)
+    said = write(site.key.read_text())
+    site.set(VARIABLE, said)
+    with pytest.raises(UserError, match="it could be the key itself") as refused:
+        opened(tmp_path)
+    assert said[:40] not in str(refused.value)
+
+
+@pytest.mark.parametrize("around", ["\n", "  ", '"'])
+def test_a_key_with_something_around_it_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    site = Site(tmp_path, monkeypatch)
+    site.set(VARIABLE, f"{around}{site.key.read_text()}{around}")
+    assert opened(tmp_path).trust.signer.key.name == "ours"
+
+
+def test_a_private_key_in_the_trust_root_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, monkeypatch)
+    private = site.key.read_text()
+    site.list("wrong", private)
+    with pytest.raises(UserError, match=r"keys\.2\.public: a private key") as refused:
+        opened(tmp_path)
+    assert as_one_line(private)[:40] not in str(refused.value).replace("\\n", "")
+
+
+def in_the_way(site: Site) -> None:
+    (site.folder / ".ft_dagster/keys").mkdir(parents=True)
+    (site.folder / ".ft_dagster/keys/signing").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda site: link(site, site.folder / "nowhere/trust.yaml"), "cannot be read"),
+        (lambda site: site.root.rename(site.root.with_suffix(".yml")), "is not read"),
+        (in_the_way, "no folder"),
+    ],
+    ids=["a link that leads nowhere", "another name", "a file in the way"],
+)
+def test_no_key_is_made_beside_what_is_no_trust_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Site], object], said: str
+) -> None:
+    site = Site(tmp_path, monkeypatch)
+    make(site)
+    monkeypatch.delenv(VARIABLE)
+    done = CliRunner().invoke(app, ["--project", str(tmp_path), "trust", "new-key", "new"])
+    assert isinstance(done.exception, UserError)
+    assert said in str(done.exception)
+    assert not list(tmp_path.rglob("new.pem"))
 
 
 def test_without_a_mistake_it_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
