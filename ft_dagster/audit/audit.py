@@ -124,6 +124,17 @@ class Audit:
             self._said[indexed] = self.read_manifest(indexed)
         return self._said[indexed]
 
+    def forget_said(self, indexed: Indexed) -> None:
+        """Read what a manifest says again when it is asked for next."""
+        self._said.pop(indexed, None)
+
+    def read_again(self, indexed: Indexed) -> None:
+        """Bring what the index says of the records of an artifact up to date: its evidence was amended."""
+        self.forget_said(indexed)
+        self._leaves.pop(indexed.id, None)
+        follower = Follower(self.index, self.stored, self.settings.keys_folder, self.settings.work_folder)
+        follower.read_again(self.said(indexed))
+
     def read_manifest(self, indexed: Indexed) -> Artifact | Removed:
         """Return the artifact as the store has it now; see `said`."""
         found = said_by(self.store, indexed.place, indexed.generation)

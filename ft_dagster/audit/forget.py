@@ -6,14 +6,12 @@ the next call: the bytes follow from the file and the keys.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
+from ft_dagster.audit.amending import write_over
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.index.artifact_records import HAVE_RECORDS
 from ft_dagster.audit.index.follow import MALFORMED, problem_of
@@ -22,7 +20,7 @@ from ft_dagster.records.record_keys import SHARED_OWNER, EvidenceKeys
 from ft_dagster.records.record_tree import TREE, TreeHead
 from ft_dagster.records.sealed_rows import has_identities, seal_rows
 from ft_dagster.store import Artifact
-from ft_dagster.store.amendments import Amendment, Change, amend, amendments
+from ft_dagster.store.amendments import IDENTITIES_REMOVED
 
 NO_TREE = "{file}: older than record trees, so that nothing else would know its records: left as it is"
 NO_KEY = "{file}: the key {key} that orders its tree is not here: left as it is. Restore it first"
@@ -61,7 +59,7 @@ def forget_identities(
         files.append(audit.store.uri(stored))
         if not dry_run:
             say(files[-1])
-            _forget(audit, due, stored)
+            _forget(audit, due)
     signed = audit.store.trust is not None and audit.store.trust.signer is not None
     return Forgotten(tuple(files), tuple(left), signed)
 
@@ -93,25 +91,8 @@ def _due(audit: Audit, left: list[str]) -> Iterator[_Due]:
                 yield _Due(artifact, name, file, EvidenceKeys(own, shared))
 
 
-def _forget(audit: Audit, due: _Due, stored: str) -> None:
-    """Write the amendment, unless it stands, then the file."""
-    store, artifact = audit.store, due.artifact
+def _forget(audit: Audit, due: _Due) -> None:
     with tempfile.TemporaryDirectory(dir=audit.settings.work_folder) as folder:
         sealed = Path(folder) / Path(due.name).name
         seal_rows(due.file, sealed, due.keys)
-        content = sealed.read_bytes()
-        change = Change(
-            due.name,
-            hashlib.sha256(due.file.read_bytes()).hexdigest(),
-            hashlib.sha256(content).hexdigest(),
-            len(content),
-        )
-        there = amendments(store, artifact.place.prefix, artifact.place.path).values()
-        if not any(change in one.changes and one.manifest == artifact.manifest for one in there):
-            at = datetime.now(UTC).isoformat(timespec="seconds")
-            amendment = Amendment("identities removed", artifact.manifest, at, (change,))
-            amend(store, artifact.place.prefix, artifact.place.path, amendment)
-        store.upload(sealed, stored)
-    if store.remote:  # the copy in this host's cache has identities
-        with suppress(FileNotFoundError):
-            due.file.unlink()
+        write_over(audit, due.artifact, due.name, sealed, IDENTITIES_REMOVED)

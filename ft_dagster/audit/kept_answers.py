@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +70,15 @@ def kept_answer(settings: Settings, name: str) -> str | None:
     """Return a page; None where none has that name."""
     file = folder_of(settings) / name
     return file.read_text("utf-8") if _parsed(name) is not None and file.is_file() else None
+
+
+def forget_answers_on(settings: Settings, identities: Collection[bytes]) -> None:
+    """Remove the pages that name one of these records, by at least DIGITS digits of its identity."""
+    named = [identity.hex()[:DIGITS] for identity in identities]
+    for answer in kept_answers(settings):
+        page = kept_answer(settings, answer.name) or ""
+        if any(each in page for each in named):
+            (folder_of(settings) / answer.name).unlink(missing_ok=True)
 
 
 def _parsed(name: str) -> KeptAnswer | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,8 @@ from ft_dagster.report.figures import counted
 if TYPE_CHECKING:
     from ft_dagster.audit.audit import Audit
     from ft_dagster.audit.erasure.dry_run import Asked, ErasureDryRun, Holder, Took
+    from ft_dagster.audit.erasure.purge import Purge
+    from ft_dagster.audit.sought_record import SoughtRecord
     from ft_dagster.lineage.erasures import ErasureEntry, ErasureState
     from ft_dagster.settings import Settings
     from ft_dagster.store import Artifact
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 PLAN = "plan"
 RATE = 30e6  # bytes a second that a search reads on one core, about
 MOST_FOUND = 1000  # rows that contain a text, of one request
+NOT_REACHED = (
+    "the sources: take the rows out of them",
+    "backups, versions of objects in a bucket, copies by `publish`, `register`, `--to` and serving engines",
+    "the event log and compute logs of Dagster, trackers and telemetry",
+    "caches and work folders of other hosts, and their indexes: `ft-dagster audit index --again` there",
+)
 
 
 class PlansUnlessNamed(TyperGroup):
@@ -131,7 +139,8 @@ def request(
     from ft_dagster.lineage.release import ReleaseRequest
 
     settings = load_settings(context.obj)
-    found = dry_run_of(context, settings, (file, contains), reason, deadline, tenant, quiet=as_json)
+    look = look_for(settings, (file, contains), reason, deadline, quiet=as_json)
+    found = ask(context, tenant, look, quiet=as_json)
     entries = log_request(settings, found, ReleaseRequest(reason, by).user, at_once=at_once)
     named = entries[0].request
     if as_json:
@@ -165,6 +174,81 @@ def hold(
     from ft_dagster.lineage.erasures import hold
 
     _decided(context, request, reason, by, partial(hold, lift=lift), as_json=as_json)
+
+
+@erase.command()
+def purge(
+    context: typer.Context,
+    request: Request,
+    file: Records = None,
+    contains: Contains = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed")] = False,
+    by: By = None,
+    as_json: Json = False,
+) -> None:
+    """Remove all that holds the records of a request from the store and from this host, for ever.
+
+    Data sets, mixtures, models and what was made of them go whole, and their manifests say when and why; rows
+    go out of the evidence that an audit needs of other records. The records are given once more, since no log
+    has them. It is refused while a version in production learned one, was trained beside one or was asked
+    one: release another first. It may be ended and run again. Exits with 1 where something is left.
+    """
+    from ft_dagster.audit.erasure.purge import purge, unread_standing
+    from ft_dagster.lineage.erasures import record_purge
+    from ft_dagster.lineage.release import ReleaseRequest
+
+    settings = load_settings(context.obj)
+    named = _named(settings, request)
+    why = f"request {named}"
+    look = look_for(settings, (file, contains), why, None, quiet=as_json)
+
+    def carry_out(audit: Audit) -> tuple[Purge, list[str]]:
+        done = purge(audit, look(audit), named, dry_run=dry_run, say=_progress(as_json))
+        return done, [] if dry_run else list(_left_of(done, look(audit), unread_standing(audit)))
+
+    done, left = ask(context, None, carry_out, quiet=as_json)
+    if not dry_run and not left:
+        user = ReleaseRequest(why, by).user
+        for owner in done.owners:
+            record_purge(settings.open_store(), owner, named, by=user, removed=len(done.removed))
+    if as_json:
+        print_json({**asdict(done), "dry_run": dry_run, "left": left, "not_reached": NOT_REACHED})
+    else:
+        _say_purge(done, left, dry_run=dry_run)
+    if left:
+        raise typer.Exit(1)
+
+
+def _progress(quiet: bool) -> Callable[[str], None]:
+    return lambda line: None if quiet else print(line, file=sys.stderr, flush=True)
+
+
+def _left_of(done: Purge, found: ErasureDryRun, unread: Iterable[str]) -> Iterator[str]:
+    """Yield why a request is not purged. `found`: what is found after it; `unread`: what stands and may hold
+    a record all the same.
+    """
+    yield from done.waits
+    if done.unnamed:
+        yield f"{counted(done.unnamed, 'record')} of the request not among those given: give all in a file"
+    for each in found.holders:
+        yield f"{each.variant or 'shared'}: {each.stage} {each.digest[:12]} holds it still"
+    yield from (f"not known, for it cannot be read: {problem}" for problem in unread)
+
+
+def _say_purge(done: Purge, left: Sequence[str], *, dry_run: bool) -> None:
+    for path in done.removed if dry_run else ():
+        tell(f"{path}: would be removed")
+    for path in done.rewritten:
+        tell(f"{path}: rows {'would go' if dry_run else 'gone'}")
+    told = f"{counted(len(done.removed), 'artifact')}, rows of {counted(len(done.rewritten), 'file')}"
+    if dry_run:
+        tell(f"{told}: nothing was removed")
+    elif not left:
+        tell(f"{told} removed; nothing that was looked through holds a record of request {done.request}")
+    for line in left:
+        tell(f"left: {line}")
+    for line in NOT_REACHED:
+        tell(f"not reached: {line}")
 
 
 @erase.command()
@@ -224,21 +308,34 @@ def _decided(
     from ft_dagster.lineage.release import ReleaseRequest
 
     _refuse_blank(reason)
-    store, user = load_settings(context.obj).open_store(), ReleaseRequest(reason, by).user
-    logs = {owner: states(read_erasures(store, owner)) for owner in owners_with_erasures(store)}
-    every = {state.asked.request for log in logs.values() for state in log}
-    named = [each for each in every if request and each.startswith(request)]
-    if len(named) != 1:
-        problem = "several requests begin so" if named else "no such request"
-        fix = "`ft-dagster erase status` lists them"
-        raise UserError(problem, field="REQUEST", value=request, fix=fix)
-    having = [owner for owner, log in logs.items() if any(state.asked.request == named[0] for state in log)]
-    entries = [decide(store, owner, named[0], by=user, reason=reason) for owner in having]
+    settings, user = load_settings(context.obj), ReleaseRequest(reason, by).user
+    store, named = settings.open_store(), _named(settings, request)
+    having = [
+        owner
+        for owner in owners_with_erasures(store)
+        if any(state.asked.request == named for state in states(read_erasures(store, owner)))
+    ]
+    entries = [decide(store, owner, named, by=user, reason=reason) for owner in having]
     if as_json:
         print_json({"entries": [asdict(entry) for entry in entries]})
         return
     for entry in entries:
         tell(f"{entry.request} of {entry.owner or 'what is shared'}: {entry.action} by {entry.by}")
+
+
+def _named(settings: Settings, request: str) -> str:
+    """Return the id of the one request that begins so. Raises UserError."""
+    from ft_dagster.lineage.erasures import owners_with_erasures, read_erasures, states
+
+    store = settings.open_store()
+    logs = (states(read_erasures(store, owner)) for owner in owners_with_erasures(store))
+    every = {state.asked.request for log in logs for state in log}
+    named = [each for each in every if request and each.startswith(request)]
+    if len(named) != 1:
+        problem = "several requests begin so" if named else "no such request"
+        fix = "`ft-dagster erase status` lists them"
+        raise UserError(problem, field="REQUEST", value=request, fix=fix)
+    return named[0]
 
 
 def dry_run_of(
@@ -254,8 +351,27 @@ def dry_run_of(
     quiet: bool = False,
 ) -> ErasureDryRun:
     """Return what an erasure of what is `given`, as FILE or --contains, takes. Raises UserError."""
+    look = look_for(settings, given, reason, deadline, part=part, within=within, quiet=quiet, costs=True)
+    return ask(context, tenant, look, quiet=quiet)
+
+
+def look_for(
+    settings: Settings,
+    given: tuple[str | None, str | None],
+    reason: str,
+    deadline: str | None,
+    *,
+    part: bool = False,
+    within: str | None = None,
+    quiet: bool = False,
+    costs: bool = False,
+) -> Callable[[Audit], ErasureDryRun]:
+    """Return what looks for what is `given`, each time that it is called; the input is read once. `costs`:
+    whether it says what retrains cost. Raises UserError, see `dry_run_of`.
+    """
     from ft_dagster.audit.erasure.deadline import due_day
     from ft_dagster.audit.erasure.dry_run import dry_run
+    from ft_dagster.audit.sought_record import parse_records, parse_text
 
     file, contains = given
     if (file is None) == (contains is None):
@@ -267,15 +383,22 @@ def dry_run_of(
     _refuse_blank(reason)
     due, due_by = due_day(deadline, datetime.now(UTC).date())
 
-    def answer(audit: Audit) -> ErasureDryRun:
-        asked = (
-            _answers(audit, file)
-            if file is not None
-            else [_containing(audit, str(contains), part=part, within=within, quiet=quiet)]
-        )
-        return dry_run(audit, asked, _cost(settings), reason=reason, due=due, due_by=due_by)
+    wanted: list[SoughtRecord] = []
 
-    return ask(context, tenant, answer, quiet=quiet)
+    def look(audit: Audit) -> ErasureDryRun:
+        if not wanted and file is not None:
+            wanted.extend(parse_records(file, audit.readings()))
+        elif not wanted:
+            wanted.append(parse_text(str(contains), audit.readings()))
+        asked = (
+            _answers(audit, wanted)
+            if file is not None
+            else [_containing(audit, wanted[0], part=part, within=within, quiet=quiet)]
+        )
+        cost = _cost(settings) if costs else lambda artifacts: None
+        return dry_run(audit, asked, cost, reason=reason, due=due, due_by=due_by)
+
+    return look
 
 
 def _refuse_blank(reason: str) -> None:
@@ -283,25 +406,22 @@ def _refuse_blank(reason: str) -> None:
         raise UserError("no reason is given", field="--reason", value=reason, fix="Say why, in a few words")
 
 
-def _answers(audit: Audit, file: str) -> list[Asked]:
+def _answers(audit: Audit, wanted: Iterable[SoughtRecord]) -> list[Asked]:
     from ft_dagster.audit.erasure.dry_run import Asked
     from ft_dagster.audit.records import record
-    from ft_dagster.audit.sought_record import parse_records
 
     return [
         Asked(one.said, record(audit, one), tuple(each.hex() for each in one.exactly.identities))
-        for one in parse_records(file, audit.readings())
+        for one in wanted
     ]
 
 
-def _containing(audit: Audit, given: str, *, part: bool, within: str | None, quiet: bool) -> Asked:
+def _containing(audit: Audit, wanted: SoughtRecord, *, part: bool, within: str | None, quiet: bool) -> Asked:
     from ft_dagster.audit.erasure.dry_run import Asked
     from ft_dagster.audit.records import record
     from ft_dagster.audit.search.search import look_through
     from ft_dagster.audit.search.stored_text import text_files
-    from ft_dagster.audit.sought_record import parse_text
 
-    wanted = parse_text(given, audit.readings())
     size = text_files(audit, within=within).size
     if not quiet:
         said = f"{size / 1e6:,.1f} MB of stored text are searched first, about {size / RATE:,.0f} s"

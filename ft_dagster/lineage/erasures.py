@@ -28,13 +28,15 @@ from ft_dagster.strict_json import loads
 
 FOLDER, SHARED_FOLDER, HEAD = "erasures", "_shared", "head.json"
 SCHEMA_VERSION, TRIES = 1, 8
+PURGE_VERSION = 2  # of an entry that says a purge: older versions would call it none
 AT_ONCE = 64  # entries read from a remote store together
 RESTORE = "Restore the log's folder from a backup"
-Action = Literal["request", "approve", "hold", "lift"]
+Action = Literal["request", "approve", "hold", "lift", "purge"]
 REQUEST: Action = "request"
 APPROVE: Action = "approve"
 HOLD: Action = "hold"
 LIFT: Action = "lift"
+PURGE: Action = "purge"
 Quarantine = Literal["at once", "when replaced"]  # when a version that learned a record is no longer served
 AT_ONCE_QUARANTINE: Quarantine = "at once"
 WHEN_REPLACED: Quarantine = "when replaced"
@@ -50,7 +52,8 @@ class ErasureEntry:
     `retrains`: how many artifacts held one then, and the variants that had to train again; `approvers`: who
     alone may approve it, none: it needs no approval; `learned`: the digests of weights that learned from a
     record, and of mixtures with one to train on; `served`: those of these weights that were in production;
-    `quarantine`: from when on these are not served.
+    `quarantine`: from when on these are not served. Of a purge alone, which comes when nothing is left:
+    `holders`, how many artifacts were removed for it.
     """
 
     action: Action
@@ -76,7 +79,7 @@ class ErasureEntry:
     def from_json(cls, content: Any, *, file: str) -> ErasureEntry:
         """Read an entry. Raises UserError, naming the file: no entry, or one of a newer ft-dagster."""
         try:
-            refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
+            refuse_newer(content["schema_version"], PURGE_VERSION, file=file)
             lists = {name: tuple(map(str, content.get(name, ()))) for name in LISTS}
             found = cls(**{**content, **lists})
             if found.action not in get_args(Action) or found.quarantine not in get_args(Quarantine):
@@ -91,12 +94,14 @@ class ErasureEntry:
 @dataclass(frozen=True)
 class ErasureState:
     """Says how a request stands. `asked`: its entry; `approved`: by whom and when, None while it waits;
-    `held`: the entry that holds it, None where nothing does.
+    `held`: the entry that holds it, None where nothing does; `purged`: the one that says that nothing of it
+    is left, None where nobody saw that.
     """
 
     asked: ErasureEntry
     approved: ErasureEntry | None = None
     held: ErasureEntry | None = None
+    purged: ErasureEntry | None = None
 
     @property
     def acts(self) -> bool:
@@ -107,6 +112,8 @@ class ErasureState:
     def said(self) -> str:
         if self.held is not None:
             return f"on hold: {self.held.reason}"
+        if self.purged is not None:
+            return f"purged on {self.purged.at[:10]}"
         return "approved" if self.acts else f"waits for approval by {' or '.join(self.asked.approvers)}"
 
     def quarantines(self, digests: Collection[str], today: date, *, served: str) -> bool:
@@ -227,6 +234,8 @@ def states(entries: Iterable[ErasureEntry]) -> list[ErasureState]:
             found[entry.request] = ErasureState(entry)
         elif state is not None and entry.action == APPROVE:
             found[entry.request] = replace(state, approved=entry)
+        elif state is not None and entry.action == PURGE:
+            found[entry.request] = replace(state, purged=entry)
         elif state is not None:
             found[entry.request] = replace(state, held=entry if entry.action == HOLD else None)
     return sorted(found.values(), key=lambda state: (state.asked.due, state.asked.at))
@@ -271,6 +280,27 @@ def hold(store: Store, owner: str, request: str, *, by: str, reason: str, lift: 
         return ErasureEntry(LIFT if lift else HOLD, request, owner, by, reason)
 
     return append(store, owner, decide)
+
+
+def record_purge(store: Store, owner: str, request: str, *, by: str, removed: int) -> ErasureEntry:
+    """Say in the log that nothing of a request is left there. `removed`: artifacts. Raises UserError for a
+    request that is on hold, or waits for approval.
+    """
+
+    def decide(entries: Sequence[ErasureEntry]) -> ErasureEntry:
+        refuse_waiting(state_of(entries, request))
+        reason = "nothing that was looked through holds its records"
+        return ErasureEntry(PURGE, request, owner, by, reason, holders=removed, schema_version=PURGE_VERSION)
+
+    return append(store, owner, decide)
+
+
+def refuse_waiting(state: ErasureState) -> None:
+    """Raises UserError for a request that is on hold, or waits for approval."""
+    _refuse_held(state)
+    if not state.acts:
+        fix = "`ft-dagster erase approve REQUEST --reason ...` approves it"
+        raise UserError(f"this request {state.said}", field="REQUEST", value=state.asked.request, fix=fix)
 
 
 def _refuse_held(state: ErasureState) -> None:

@@ -43,6 +43,7 @@ LOOKUP, SHARED_LOOKUP, SHARED_KEY = (
     "shared_key",
 )  # in place of identities, see `sealed_rows`
 NOT_FACTS = frozenset((*DIGESTS, LOOKUP, SHARED_LOOKUP, SHARED_KEY))  # all other columns are facts
+ERASED_SALT, ERASED_ROW = bytes(SIZE), -1  # of a row that was erased, and of its leaf; see `erased_rows`
 RESTORE = "Restore it from a backup, or make the artifact again"
 _AS_FACTS = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
@@ -178,16 +179,25 @@ class RecordTree:
         others.
         """
         first = last = bisect_left(range(len(self)), lookup, key=self.lookup)
-        while last < len(self) and self.lookup(last) == lookup:
+        while last < len(self) and self.lookup(last) == lookup and self.rows[last] != ERASED_ROW:
             last += 1
         return range(first, last)
+
+    def is_beside_erased(self, place: int) -> bool:
+        """Say whether one of the leaves on both sides of a place is of an erased record."""
+        return any(self.rows[at] == ERASED_ROW for at in (place - 1, place) if 0 <= at < len(self))
 
     def row_file(self, index: int) -> Path:
         """Return the file that has the row of a leaf."""
         return self.file.with_name(DROPPED if self.dropped[index] else ORIGINS)
 
     def row(self, index: int) -> tuple[RecordRow, dict[str, Any]]:
-        """Return the row of a leaf and its facts. Raises UserError where the leaf is not that of the row."""
+        """Return the row of a leaf and its facts. Raises UserError where the leaf is not that of the row, and
+        where its record was erased.
+        """
+        if self.rows[index] == ERASED_ROW:
+            problem = f"leaf {index} of this record tree is of a record that was erased: it proves nothing"
+            raise UserError(problem, file=self.file, fix="Ask of another model, whose tree is whole")
         row, facts = record_row(self.row_file(index), int(self.rows[index]))
         if row.leaf(self.lookup(index)) != self.merkle.leaf(index):
             raise UserError(
@@ -199,7 +209,8 @@ class RecordTree:
 @dataclass(frozen=True)
 class TreeLeaves:
     """Holds the part of a record tree that shows that a record of a known row is in it: 37 bytes a leaf.
-    `places`: of each leaf the number of its row; -1 - number of a row of dropped.parquet.
+    `places`: of each leaf the number of its row; -1 - number of a row of dropped.parquet; of an erased one
+    the least number of 32 bits.
     """
 
     file: Path
@@ -209,6 +220,7 @@ class TreeLeaves:
     @classmethod
     def of(cls, tree: RecordTree) -> TreeLeaves:
         places = np.where(tree.dropped, -1 - tree.rows, tree.rows)
+        places[tree.rows == ERASED_ROW] = np.iinfo(np.int32).min
         small = len(places) <= np.iinfo(np.int32).max
         return cls(tree.file, tree.merkle, places.astype(np.int32 if small else np.int64))
 
@@ -225,7 +237,7 @@ def check_tree(evidence: Path, head: TreeHead, key: RecordKey | None) -> None:
     """Hold a tree against its rows and its head. Raises UserError that says what differs.
 
     With its key the lookups too, of rows that have identities; else the leaves are made again from the
-    lookups as they are written.
+    lookups as they are written. There are as many erased leaves as erased rows.
     """
     tree = RecordTree.read(evidence)
     if len(tree) != head.size or tree.merkle.root.hex() != head.root:
@@ -233,16 +245,21 @@ def check_tree(evidence: Path, head: TreeHead, key: RecordKey | None) -> None:
             "the root of this record tree is not the one of the manifest", file=tree.file, fix=RESTORE
         )
     places = {
-        (bool(d), int(row)): at for at, (d, row) in enumerate(zip(tree.dropped, tree.rows, strict=True))
+        (bool(d), int(row)): at
+        for at, (d, row) in enumerate(zip(tree.dropped, tree.rows, strict=True))
+        if row != ERASED_ROW
     }
+    erased = len(tree) - len(places)
     for name in row_files(evidence):
         rows = (row for batch in record_rows(evidence / name) for row in batch)
         for number, row in enumerate(rows):
             at = places.pop((name == DROPPED, number), None)
-            if at is None or not _holds(tree, at, row, key):
+            if at is None and row.salt == ERASED_SALT:
+                erased -= 1
+            elif at is None or not _holds(tree, at, row, key):
                 problem = f"row {number} of {name} is not what its leaf says"
                 raise UserError(problem, file=tree.file, fix=RESTORE)
-    if places:
+    if places or erased:
         raise UserError("this record tree has leaves of no row", file=tree.file, fix=RESTORE)
     ordered = all(tree.lookup(at) <= tree.lookup(at + 1) for at in range(len(tree) - 1))
     if not ordered:

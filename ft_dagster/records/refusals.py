@@ -50,13 +50,14 @@ class Refused:
         return next((day for day in found if day is not None), None)
 
 
-def refused_of(store: Store, keys: Path, owner: str) -> Refused:
-    """Return what is refused of an owner; nothing is read of the keys where nothing is. Raises UserError
-    where the log cannot be read, and where a key is lost that it names: nothing could be compared.
+def refused_of(store: Store, keys: Path, owner: str, request: str | None = None) -> Refused:
+    """Return what is refused of an owner, by one `request` or by all; nothing is read of the keys where
+    nothing is. Raises UserError where the log cannot be read, and where a key is lost that it names: nothing
+    could be compared.
     """
     days = defaultdict[str, dict[bytes, str]](dict)
     for state in states(read_erasures(store, owner)):
-        if state.acts:
+        if state.acts and request in (None, state.asked.request):
             asked = state.asked
             days[asked.key] |= {bytes.fromhex(one): asked.at[:10] for one in asked.refusals}
     if not days:

@@ -24,9 +24,13 @@ from ft_dagster.strict_json import loads
 
 SCHEMA_VERSION = 1
 FOLDER = "amendments"
-Kind = Literal["identities removed"]
+Kind = Literal["identities removed", "records erased"]
+IDENTITIES_REMOVED: Kind = "identities removed"
+RECORDS_ERASED: Kind = "records erased"
+_ROWS = frozenset({"evidence/rows.parquet", "evidence/dropped.parquet"})
 MAY_CHANGE: Mapping[str, frozenset[str]] = {  # by its kind, which files; others an amendment does not change
-    "identities removed": frozenset({"evidence/rows.parquet", "evidence/dropped.parquet"}),
+    IDENTITIES_REMOVED: _ROWS,
+    RECORDS_ERASED: _ROWS | {"evidence/tree.parquet"},
 }
 FIX = "See who wrote it, and delete it or restore it from a backup"
 

@@ -35,6 +35,7 @@ from ft_dagster.strict_json import loads
 
 PARTS = ("payload", "evidence")
 TOMBSTONE_VERSION = 1
+ERASURE = "it held records of erasure "  # begins why an artifact was removed for a request
 MOST_CHECKED = 64  # manifests that one store object keeps parsed
 
 
@@ -185,8 +186,8 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Removed:
-    """Stands for an artifact whose files retention removed. `at`: ISO 8601, UTC. `artifact`: what its
-    manifest says. `original`: the bytes of that manifest as it was committed, whose sha256 is
+    """Stands for an artifact whose files retention, or an erasure, removed. `at`: ISO 8601, UTC. `artifact`:
+    what its manifest says. `original`: the bytes of that manifest as it was committed, whose sha256 is
     `artifact.manifest`.
     """
 
@@ -195,12 +196,23 @@ class Removed:
     why: str
     original: bytes
 
+    @property
+    def erased(self) -> bool:
+        """Say whether it was removed for a request for an erasure."""
+        return self.why.startswith(ERASURE)
+
+    @property
+    def by(self) -> str:
+        return "by an erasure" if self.erased else "by retention"
+
     def error(self, store: Store) -> UserError:
         """Return the error for a caller who needs the removed artifact."""
         return UserError(
-            f"removed by retention on {self.at[:10]} ({self.why})",
+            f"removed {self.by} on {self.at[:10]} ({self.why})",
             file=store.uri(self.artifact.path),
-            fix="Restore its folder and its manifest from a backup, or run the variant: it is made again",
+            fix="Run the variant: it is made again"
+            if self.erased
+            else "Restore its folder and its manifest from a backup, or run the variant: it is made again",
         )
 
 

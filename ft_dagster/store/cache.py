@@ -53,6 +53,13 @@ def release(cache: Path, digest: str, attempt: str) -> None:
         file.close()
 
 
+def drop_copy(cache: Path, digest: str, attempt: str) -> None:
+    """Remove a copy of what was erased; one that another process holds goes by `make_room` after it."""
+    release(cache, digest, attempt)
+    if (cache / digest / attempt).is_dir():
+        _remove(cache, cache / digest / attempt)
+
+
 def make_room(cache: Path, limit: float, needed: int) -> None:
     """Remove copies that nobody holds until `needed` more bytes fit into `limit`, or no such copy is left."""
     _drop_drafts(cache / DRAFTS)

@@ -105,7 +105,7 @@ class History:
             )
             return {**figures, **self._tree(attempt, SHARED_OWNER)}
 
-        parts = {"corpus": spec.model_dump(mode="json"), "sources": prints, "texts": list(texts)}
+        parts = {"corpus": spec.model_dump(mode="json"), "sources": prints, "texts": sha256_json(list(texts))}
         return self._make(Recipe("general_corpus", prefix_of_corpus(name), spec=parts), build)
 
     def base_text(self, base: Artifact) -> Artifact:
@@ -133,7 +133,7 @@ class History:
             return {**figures, **self._tree(attempt, variant.split(".", maxsplit=1)[0])}
 
         sources = spec.model_dump(mode="json")["data"]["sources"]
-        parts = {"spec": {"data": {"sources": sources}}, "rows": list(rows)}
+        parts = {"spec": {"data": {"sources": sources}}, "rows": sha256_json(list(rows))}
         return self._make(Recipe("task_dataset", _prefix(variant), {"sources": "5" * 64}, parts), build)
 
     def mixture(

@@ -104,7 +104,7 @@ LONG = {  # what trains, serves or asks a server; their tables are tested where 
     *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay", "audit crossings"),
     "audit forget-identities",
     *("canaries plant", "trust countersign", "trust proof", "trust sign", "trust unsigned", "trust witness"),
-    *("erase approve", "erase hold"),
+    *("erase approve", "erase hold", "erase purge"),
 }
 
 

@@ -343,11 +343,12 @@ def _retrains(
 
 def _parents(audit: Audit, model: HoldingModel, among: Container[str]) -> list[str]:
     """Return the variants that a model starts from, by its own manifests: others may have equal weights."""
-    found = (parent.variant for one in _trainings(audit, model)[-1:] for parent, _ in audit.above(one))
+    found = (parent.variant for one in trainings_of(audit, model)[-1:] for parent, _ in audit.above(one))
     return list(dict.fromkeys(name for name in found if name is not None and name in among))
 
 
-def _trainings(audit: Audit, model: HoldingModel) -> list[Indexed]:
+def trainings_of(audit: Audit, model: HoldingModel) -> list[Indexed]:
+    """Return the trainings of a variant that ended in the weights of a model."""
     made = audit.index.of_stage(FINE_TUNED_MODEL.name, _prefix(model.variant))
     return [each for each in made if each.digest == model.weights]
 
@@ -368,7 +369,7 @@ def _retrain(
     rows: Mapping[str, set[tuple[str, int]]],
     took: Callable[[Sequence[Artifact]], Took | None],
 ) -> Retrain:
-    found = _trainings(audit, model)
+    found = trainings_of(audit, model)
     if INHERITED in model.how:
         how, share, why = FROM_START, 1.0, "the parent that it starts from learned it, and is made anew"
     elif any(each in CHOSEN for each in model.how):

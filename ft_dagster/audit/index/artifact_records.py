@@ -112,6 +112,10 @@ class StoredFiles:
             self._amended[artifact.manifest] = amended
             return self._file(amended, name)
 
+    def amended_anew(self, artifact: Artifact) -> None:
+        """Look again at its amendments when a file of it is asked for next."""
+        self._amended.pop(artifact.manifest, None)
+
     def _file(self, artifact: Artifact, name: str) -> Path:
         listed, stored = artifact.files[name].sha256, f"{artifact.path}/{name}"
         path = self.store.local(stored)

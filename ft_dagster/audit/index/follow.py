@@ -32,7 +32,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import ReleaseLog, entry_path, folder_of, read_log
 from ft_dagster.provenance.merkle import SIZE
 from ft_dagster.records.record_keys import RESTORE, SHARED_OWNER, OwnerKeys, keys_of
-from ft_dagster.records.record_tree import RecordTree, TreeHead
+from ft_dagster.records.record_tree import ERASED_ROW, RecordTree, TreeHead
 from ft_dagster.records.sealed_rows import shared_key_of, shared_names
 from ft_dagster.stage_entries import FINE_TUNED_MODEL, TRAINING_MIXTURE
 from ft_dagster.store import SHARED, Artifact, Place, Store
@@ -137,6 +137,14 @@ class Follower:
                         self.say(f"{artifacts:,} of {new:,} artifacts, {records:,} records")
                 self._add_releases(problems)
             return Followed(artifacts, records, tuple(problems), lost)
+
+    def read_again(self, found: Artifact | Removed) -> None:
+        """Read the records of an artifact again that the index knows."""
+        problems: list[Unread] = []
+        with host_lock(self.work, LOCK), self.index.transaction():
+            self._add(found, problems)
+        for each in problems:  # `verify` tells of it
+            self.say(each.problem)
 
     def _drop_if_rotated(self) -> tuple[LostKey, ...]:
         """Drop the index where an owner has other keys than it was made by; return those that are gone."""
@@ -313,9 +321,10 @@ def _without_key(
 def _of_tree(stored: StoredFiles, artifact: Artifact) -> Members:
     tree = RecordTree.read(stored.evidence(artifact))
     states = row_states(stored.file(artifact, f"evidence/{ORIGINS}"))
+    there = tree.rows != ERASED_ROW
     kept = np.where(tree.dropped, 0, tree.rows)
     found = np.where(tree.dropped, 0, states[kept] if len(states) else 0)
-    return as_members(np.frombuffer(tree.lookups, ">u8")[:: SIZE // 8], tree.rows, found)
+    return as_members(np.frombuffer(tree.lookups, ">u8")[:: SIZE // 8][there], tree.rows[there], found[there])
 
 
 def _named_rows(stored: StoredFiles, artifact: Artifact, keys: OwnerKeys) -> Iterator[tuple[bytes, int, int]]:

@@ -17,6 +17,7 @@ from ft_dagster.stage_entries import FINE_TUNED_MODEL
 
 OLDER = "older than record trees: held against its rows, by the index"
 OTHER_ROOT = "the root of its record tree is not the one of its manifest"
+ERASED = "a record was erased where it would be: nothing proves that it was another"
 
 
 def held_against(
@@ -62,6 +63,8 @@ def _of_holder(audit: Audit, holder: Indexed, asked: SoughtRecord, unread: list[
         tree = audit.tree(artifact)
         identities = asked.known_in(head.identity)
         found = [tree.find(key.lookup(identity)) for identity in identities]
+        if any(tree.is_beside_erased(place.start) for place in found):
+            return [Absence(*named, unproved=ERASED)]
         leaves = [neighbours(tree, place.start) for place in found]
     except UserError as error:
         unread.append(str(error))

@@ -7,14 +7,27 @@ from typing import NamedTuple
 
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.index.follow import MALFORMED, problem_of
-from ft_dagster.audit.index.index import Indexed
+from ft_dagster.audit.index.index import Indexed, tenant_of
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.erasures import read_erasures, states
 from ft_dagster.store import Artifact
-from ft_dagster.store.amendments import FIX, Amendment, Change, amendments, follows
+from ft_dagster.store.amendments import (
+    FIX,
+    IDENTITIES_REMOVED,
+    RECORDS_ERASED,
+    Amendment,
+    Change,
+    amendments,
+    follows,
+)
 from ft_dagster.store.artifacts import generations
 
+UNASKED = "records were taken out here, and no request for an erasure asked for that"
 BEGUN = "this amendment was begun and not carried out"
-AGAIN = "Run `ft-dagster audit forget-identities` again"
+AGAIN = {
+    IDENTITIES_REMOVED: "Run `ft-dagster audit forget-identities` again",
+    RECORDS_ERASED: "Run `ft-dagster erase purge` of the request again",
+}
 
 
 class AmendmentsChecked(NamedTuple):
@@ -44,6 +57,8 @@ def _problems(audit: Audit, found: Mapping[str, Amendment], made: Mapping[str, A
     """Yield what does not hold of the amendments of a key. `made`: what was committed there, by manifest."""
     for path, amendment in found.items():
         where, artifact = audit.store.uri(path), made.get(amendment.manifest)
+        if amendment.kind == RECORDS_ERASED and not _asked(audit, path, amendment.at):
+            yield str(UserError(UNASKED, file=where, fix=FIX))
         of_it = [one for one in found.values() if one.manifest == amendment.manifest]
         changes = [change for one in of_it for change in one.changes]
         for change in amendment.changes:
@@ -51,8 +66,14 @@ def _problems(audit: Audit, found: Mapping[str, Amendment], made: Mapping[str, A
             if artifact is not None:
                 problem = _problem(audit, artifact, change, changes)
             if problem:
-                fix = AGAIN if problem == BEGUN else FIX
+                fix = AGAIN[amendment.kind] if problem == BEGUN else FIX
                 yield str(UserError(problem, file=where, value=change.path, fix=fix))
+
+
+def _asked(audit: Audit, path: str, at: str) -> bool:
+    """Say whether an erasure was asked for, and approved, of whom an amendment is, before it was written."""
+    entries = read_erasures(audit.store, tenant_of(path))
+    return any(state.acts and state.asked.at <= at for state in states(entries))
 
 
 def _problem(audit: Audit, artifact: Artifact, change: Change, changes: Sequence[Change]) -> str:

@@ -1,0 +1,210 @@
+"""A purge: what holds the records of a request goes, nothing else does, and whoever is killed goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ft_dagster.audit.proofs.proofs import prove
+from ft_dagster.audit.records import record
+from ft_dagster.audit.sought_record import parse_record
+from ft_dagster.audit.verify.verify import verify
+from ft_dagster.cli import app
+from ft_dagster.lineage.erasures import read_erasures, states
+from ft_dagster.store.blobs import Store
+from tests.audit.histories import History, question
+from tests.erased import found_below, needles
+
+pytestmark = pytest.mark.slow
+ROW = question(1)
+
+
+def run(history: History, *args: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["--project", str(history.folder), "erase", *args], input=text)
+
+
+def asked(history: History, *rows: dict[str, Any]) -> str:
+    """Ask for the erasure of rows, and return the id of the request."""
+    (history.folder / "erase.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows or (ROW,)))
+    told = run(history, "request", str(history.folder / "erase.jsonl"), "--reason", "art. 17", "--json")
+    assert told.exit_code == 0, told.output
+    return str(json.loads(told.stdout)["request"])
+
+
+def purge(history: History, request: str, *more: str) -> Result:
+    return run(history, "purge", request, str(history.folder / "erase.jsonl"), *more)
+
+
+def renew(history: History, *without: int) -> None:
+    """Release versions of all variants that never had these rows."""
+    base = history.base()
+    rows = [question(number) for number in range(30) if number not in without]
+    corpus = history.corpus([f"Document {n} of the town." for n in range(40)])
+    mixture = history.mixture("acme.one", history.dataset("acme.one", rows), corpus)
+    model = history.model("acme.one", mixture, base)
+    export, _ = history.release("acme.one", model, base)
+    derived = history.derived_base("acme.child", "acme.one", export, model, base)
+    own = history.dataset("acme.child", [question(number) for number in range(100, 120)])
+    child = history.model("acme.child", history.mixture("acme.child", own), derived, seed=1)
+    history.release("acme.child", child, derived)
+
+
+def left_of(history: History, *rows: dict[str, Any]) -> dict[str, set[str]]:
+    """What a search finds in the store, work folder and caches."""
+    names = {name for row in rows or (ROW,) for name in parse_record(json.dumps(row)).identities}
+    texts = {str(row[part]) for row in rows or (ROW,) for part in ("prompt", "completion")}
+    return found_below([history.folder / ".ft_dagster"], needles(texts, names))
+
+
+def proved(history: History, row: dict[str, Any]) -> dict[str, Any]:
+    """By the tree of the first version of acme.one."""
+    audit = history.audit()
+    return prove(audit, parse_record(json.dumps(row)), audit.model("acme.one@1"))
+
+
+@pytest.fixture(params=["trees", "identities"])
+def made(request: pytest.FixtureRequest, history: History, tmp_path: Path) -> History:
+    """The history, its evidence as it is written now, or with identities."""
+    if request.param == "trees":
+        return history
+    found = History(tmp_path / "old", "identities")
+    base, corpus = found.base(), found.corpus([f"Document {n} of the town." for n in range(40)])
+    dataset = found.dataset("acme.one", [question(number) for number in range(30)])
+    found.release("acme.one", found.model("acme.one", found.mixture("acme.one", dataset, corpus), base), base)
+    return found
+
+
+def test_all_that_holds_a_record_goes_and_others_are_proved_as_before(made: History) -> None:
+    request = asked(made)
+    assert left_of(made)
+    renew(made, 1)
+    other, old = question(9), made.audit().model("acme.one@1").digest
+    before = proved(made, other)
+    told = purge(made, request)
+    assert told.exit_code == 0, told.output
+    assert "nothing that was looked through holds a record" in told.stdout
+    assert left_of(made) == {}
+    found = verify(made.audit())
+    assert found.problems == ()
+    assert found.removed > 3
+    after = made.audit()
+    assert record(after, parse_record(json.dumps(ROW))).found == ()
+    assert after.model("acme.one@1").digest == old
+    assert proved(made, other)["tree"] == before["tree"]
+    assert any(model.weights == old for model in record(after, parse_record(json.dumps(other))).models)
+    [state] = states(read_erasures(made.store, "acme"))
+    assert state.purged is not None
+    assert state.said.startswith("purged on ")
+    again = purge(made, request)
+    assert again.exit_code == 0, again.output
+
+
+def test_what_never_had_a_record_keeps_its_bytes(history: History) -> None:
+    request = asked(history, question(26))  # globex.two has the first twenty
+    renew(history, 26)
+    store = history.folder / ".ft_dagster/store"
+    kept = [file for part in ("tenants/globex", "shared") for file in (store / part).rglob("*")]
+    before = {file: file.read_bytes() for file in kept if file.is_file()}
+    assert purge(history, request).exit_code == 0
+    assert {file: file.read_bytes() for file in before} == before
+    assert left_of(history, question(26)) == {}
+
+
+def test_a_version_in_production_that_learned_it_is_replaced_first(history: History) -> None:
+    request = asked(history)
+    told = purge(history, request)
+    assert told.exit_code == 1
+    assert "in production, and learned a record or was asked it: acme.child v1, acme.one v1" in _flat(told)
+    assert left_of(history)
+
+
+def test_a_dry_run_removes_nothing(history: History) -> None:
+    request = asked(history)
+    renew(history, 1)
+    before = left_of(history)
+    told = purge(history, request, "--dry-run")
+    assert "would be removed" in told.stdout
+    assert "nothing was removed" in told.stdout
+    assert left_of(history) == before
+
+
+@pytest.mark.parametrize("after", range(9))
+def test_who_is_killed_goes_on(history: History, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Between any two writes and removals of a purge."""
+    request = asked(history)
+    renew(history, 1)
+    left = [after * 2]
+
+    def dies(name: str) -> Any:
+        whole = getattr(Store, name)
+
+        def some(self: Store, *args: Any, **named: Any) -> Any:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return whole(self, *args, **named)
+
+        return some
+
+    with monkeypatch.context() as patched:
+        for name in ("upload", "remove", "write", "create_exclusively"):
+            patched.setattr(Store, name, dies(name))
+        purge(history, request)
+    told = purge(history, request)
+    assert told.exit_code == 0, told.output
+    assert left_of(history) == {}
+    assert verify(history.audit()).problems == ()
+
+
+def test_a_record_that_is_none_of_the_request_is_refused(history: History) -> None:
+    request = asked(history)
+    renew(history, 1, 2)
+    (history.folder / "erase.jsonl").write_text(f"{json.dumps(ROW)}\n{json.dumps(question(2))}\n")
+    told = purge(history, request)
+    assert told.exit_code == 1
+    assert "line 2 of" in _flat(told)
+    assert f"is no record of request {request}" in _flat(told)
+    assert "What is item 2?" not in told.output
+
+
+def test_a_request_that_names_more_than_is_given_is_not_purged(history: History) -> None:
+    request = asked(history, ROW, question(2))
+    renew(history, 1, 2)
+    (history.folder / "erase.jsonl").write_text(f"{json.dumps(ROW)}\n")
+    told = purge(history, request)
+    assert told.exit_code == 1
+    assert "of the request not among those given" in _flat(told)
+    assert all(state.purged is None for state in states(read_erasures(history.store, "acme")))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_hold_stops_a_purge(history: History, held: bool) -> None:
+    request = asked(history)
+    renew(history, 1)
+    if held:
+        run(history, "hold", request, "--reason", "kept for the trial")
+    else:
+        (history.folder / "ft_dagster.yaml").write_text("retention: {hold: true}\n")
+    told = purge(history, request)
+    assert told.exit_code == 1
+    assert ("holds this request" if held else "a legal hold keeps all of") in _flat(told)
+    assert left_of(history)
+
+
+def test_rows_that_nobody_asked_to_erase_are_found_missing(history: History) -> None:
+    """Who writes the store takes them out as a purge does, and deletes the request."""
+    request = asked(history)
+    renew(history, 1)
+    assert purge(history, request).exit_code == 0
+    for file in (history.folder / ".ft_dagster/store/erasures/acme").iterdir():
+        file.unlink()
+    problems = verify(history.audit()).problems
+    assert any("no request for an erasure asked for that" in line for line in problems)
+
+
+def _flat(told: Result) -> str:
+    return " ".join(f"{told.output} {told.exception or ''}".split())
