@@ -18,12 +18,14 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning import context
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import ANSWERS_OF
 from ft_dagster.stages.chain import CHAIN, ChainOutcome, run_chain
 from ft_dagster.stages.release import release
 from ft_dagster.versions.now import up_to_date
+from ft_dagster.workspace import plan_fields
 from ft_dagster.workspace.workspace import RunOf, Workspace
 from tests.e2e.project import POLICY, command_environment, edit, write_yaml
 from tests.leased import LeasedSeconds
@@ -33,16 +35,19 @@ from tests.stage_version import set_versions_of
 
 KEPT = Path(__file__).with_name("store_judged")
 VARIANTS = ("acme.places", "acme.batches", "acme.strict")
+HARDWARE = {"bf16": True, "kind": "cpu", "memory": 24_600_000_000, "ranks": 1}  # a plan's key has the host's
 UNMOVED = [stage.name for stage in CHAIN if stage.name not in ("declaration", "evaluation")]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the kept project with its store, elsewhere than where it was made, and as if no stage were
-    raised since.
+    """A copy of the kept project with its store, elsewhere than where it was made, on a host as that one was,
+    and as if no stage were raised since.
     """
     folder = shutil.copytree(KEPT, tmp_path / "moved" / "project")
     set_versions_of(monkeypatch, folder)
+    monkeypatch.setattr(context, "hardware_in_key", lambda hardware: HARDWARE)
+    monkeypatch.setattr(plan_fields, "hardware_in_key", lambda hardware: HARDWARE)
     for name in [name for name in os.environ if name not in command_environment(folder)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
