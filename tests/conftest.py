@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import shutil
 import signal
@@ -131,6 +132,12 @@ def _environment_stays() -> Iterator[None]:
     yield
     after = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
     assert after == before
+
+
+@pytest.fixture(autouse=True)
+def _loggers_are_heard() -> None:
+    """A command that a test called in this process keeps libraries quiet for all that comes after it."""
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True, scope="session")

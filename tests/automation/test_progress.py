@@ -1,14 +1,12 @@
 """How far a run is, as the terminal shows it."""
 
 import json
-import logging
 import os
 import time
 from pathlib import Path
 from typing import cast
 
 import dagster as dg
-import pytest
 
 from ft_dagster.assets.failures import failures, run_again_where_unreported
 from ft_dagster.automation.processes.instance import current_step, said_of_step
@@ -71,8 +69,7 @@ def test_the_time_left_goes_on_between_two_batches_and_so_does_the_wait_for_the_
     assert said(20.4, task="loads the model") == "loads the model, unchanged for 20s"
 
 
-def test_why_a_step_is_tried_again_is_shown_until_it_says_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)  # which a command line raises
+def test_why_a_step_is_tried_again_is_shown_until_it_says_more() -> None:
     seen, once = [], Retries(attempts=1, wait_seconds=0)
 
     @dg.op
@@ -96,8 +93,7 @@ def test_why_a_step_is_tried_again_is_shown_until_it_says_more(monkeypatch: pyte
     ]
 
 
-def test_what_a_step_said_last_is_shown_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)  # which a command line raises
+def test_what_a_step_said_last_is_shown_while_it_runs() -> None:
     seen = []
 
     @dg.op
