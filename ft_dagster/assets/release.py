@@ -159,7 +159,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         LOG_ENTRIES: len(done.history),
         "outcome": verdict_word(verdict),
         "version": entry.version,
-        "production": production or "none yet",
+        "production": production or "none",
         MAY_SERVE: may_serve_words(done.unserved),
         SIGNED: entry.signed,
         "report": keep_report(workspace.settings, workspace.key, entry.version),
@@ -200,7 +200,7 @@ def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry)
     stands in the log already, whatever else of the store cannot be read, or reached: who is told of an error
     would do it again.
     """
-    figures = {"version": done.version, "production": done.production}
+    figures = {"version": done.version, "production": done.production or "none"}
     try:
         stored = open_version(settings, key, done.version)
         unserved = findings_in(Today.of(settings, key), stored.past, done)
@@ -237,7 +237,7 @@ def page_of_entry(key: VariantKey, past: Sequence[ReleaseEntry]) -> Metadata:
     entries = {
         "history": table(LOG, _log(past), ALONE),
         "version": newest.version,
-        "production": newest.production or "none yet",
+        "production": newest.production or "none",
         SIGNED: newest.signed,
         LOG_ENTRIES: len(past),
     }
@@ -252,6 +252,8 @@ def _became(done: ReleaseEntry) -> str:
     if done.action == RELEASE:
         served = done.production == done.version
         return f"Version {done.version} {'is in production' if served else 'waits for approval'}"
+    if done.production is None:
+        return f"No version is in production: {done.by} took version {done.version} out"
     how = f"went back to it from version {done.from_version}" if done.action == ROLLBACK else "put it there"
     return f"Version {done.version} is in production: {done.by} {how}"
 

@@ -78,6 +78,9 @@ def rollback(
     variant: Key,
     reason: Annotated[str, typer.Option(help="Kept in the log")],
     to: Annotated[int | None, typer.Option(help="Which version; the one served before unless given")] = None,
+    to_nothing: Annotated[
+        bool, typer.Option("--to-nothing", help="Serve no version until one is released")
+    ] = False,
     by: By = None,
     force: Annotated[
         bool,
@@ -89,21 +92,32 @@ def rollback(
 ) -> None:
     """Put an earlier version into production again, if it may be served or is no worse than what is served.
 
-    The rollback is recorded, and nothing is deleted. The version that was rolled back is not promoted again
-    unless that is forced with a reason.
+    With --to-nothing, no version is in production after it. The rollback is recorded, and nothing is deleted.
+    The version that was rolled back is not promoted again unless that is forced with a reason.
     """
-    from ft_dagster.lineage.release import history, rollback
+    from ft_dagster.lineage.release import history, rollback, take_out
     from ft_dagster.lineage.served import to_go_back_to
     from ft_dagster.stages.judging.may_serve import asked_today
 
     if not reason.strip():
         fix = "Say what was wrong with the version in production: the log keeps it"
         raise UserError("no reason is given", field="--reason", value=reason, fix=fix)
+    if to_nothing and (to is not None or force):
+        given = "--force" if to is None else "--to"
+        problem, fix = (
+            f"no version is gone back to, and {given} is given",
+            f"Leave {given} out, or --to-nothing",
+        )
+        raise UserError(problem, field="--to-nothing", fix=fix)
     settings, key = _released(context, variant)
     store, prefix = settings.open_store(), _prefix(key)
+    request = asked_today(settings, key, reason, by)
+    if to_nothing:
+        _conclude(settings, key, take_out(store, prefix, request), as_json)
+        return
     to = to_go_back_to(history(store, prefix), prefix, to)
     _verify(settings, key, to)
-    entry = rollback(store, prefix, asked_today(settings, key, reason, by), to, force=force)
+    entry = rollback(store, prefix, request, to, force=force)
     _conclude(settings, key, entry, as_json)
 
 
@@ -173,6 +187,11 @@ def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json:
     if as_json:
         findings = [] if unserved is None else unserved.to_json()["findings"]
         print_json({**entry.to_json(), "may_not_serve": findings})
+        return
+    if entry.production is None:
+        out.print(
+            f"{key}: version {entry.version} was taken out of production; none is served", highlight=False
+        )
         return
     folder = Path(_prefix(key)) / MODEL_EXPORT.name / entry.export_key
     out.print(

@@ -31,7 +31,8 @@ class ReleaseEntry:
     """Holds an entry as it is stored. `export`, `weights`, `evaluation`: digests; `export_key`: where the
     export lies.
 
-    `production`: the version that is served after it, None while the first waits. `at`: ISO 8601, UTC.
+    `production`: the version that is served after it; None while the first waits, and after a rollback to
+    nothing, which is about the version that it took out. `at`: ISO 8601, UTC.
     `entry`: an id of the file itself (schema 1 had none). `previous`: what it was written after, see `log`
     (since schema 3). Of a release alone: `verdict`, the digest of the verdict's JSON, `gates`, that of the
     gates, `run_id`, the sha256 of the manifests of export and evaluation and of certificate.json (since
@@ -90,7 +91,7 @@ class ReleaseEntry:
     def then(
         self,
         action: Action,
-        production: int,
+        production: int | None,
         *,
         forced: bool = False,
         from_version: int | None = None,

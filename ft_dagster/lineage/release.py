@@ -5,7 +5,7 @@ are never changed; each says which version is in production after it:
 
     release   a new version. It goes into production, or waits as the candidate for who may approve it
     promote   a version goes into production: approved, or forced with a reason
-    rollback  an earlier version is in production again
+    rollback  an earlier version is in production again, or none is any more
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry
 from ft_dagster.lineage.log import ReleaseLog, adopt, append, folder_of, read_log, recalled_log
 from ft_dagster.lineage.served import (
+    in_production,
     production_in,
     released,
     rolled_back,
@@ -229,16 +230,19 @@ def rollback(
     version: int | None = None,
     *,
     force: bool = False,
+    instead_of: int | None = None,
 ) -> ReleaseEntry:
     """Put what was in production before into production again (None: what was there last, of other weights).
 
     Nothing is deleted. It needs no approval, and no rule of the policy and no parent's rollback keeps it from
     a version that keeps the one in production from being served as well. `force`: an approver of the policy
-    goes back to what today's policy does not allow. Raises UserError as `to_go_back_to`, for a version that
-    retention removed, and for one that may not be served.
+    goes back to what today's policy does not allow. `instead_of`: the version that has to be in production by
+    then. Raises UserError as `to_go_back_to`, for a version that retention removed, and for one that may not
+    be served.
     """
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
+        _refuse_another(past, instead_of)
         target = released(past, to_go_back_to(past, prefix, version), prefix)
         found = request.asks(past, target)
         refuse(_kept_from(found, request, past, force=force))
@@ -248,6 +252,30 @@ def rollback(
         return entry, True
 
     return _change(store, prefix, request, decide)
+
+
+def take_out(
+    store: Store, prefix: str, request: ReleaseRequest, *, version: int | None = None
+) -> ReleaseEntry:
+    """Take what is in production out of it, and serve nothing. It needs no approval, and nothing is deleted.
+
+    `version`: the one that has to be in production by then. Raises UserError where another one is, or none.
+    """
+
+    def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
+        _refuse_another(past, version)
+        now = in_production(past, prefix)
+        return versions_in(past)[now].then(ROLLBACK, None, from_version=now), True
+
+    return _change(store, prefix, request, decide)
+
+
+def _refuse_another(past: Sequence[ReleaseEntry], version: int | None) -> None:
+    """Raises UserError where a version is named, and another is in production by now."""
+    now = production_in(past)
+    if version is not None and now != version:
+        problem = f"another version than {version} is in production by now"
+        raise UserError(problem, field="version", value=now, fix="Run it again")
 
 
 def _kept_from(

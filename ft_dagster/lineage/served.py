@@ -26,10 +26,8 @@ def to_go_back_to(past: Sequence[ReleaseEntry], prefix: str, version: int | None
     production before, or has the same weights. Of one that is named, and was rolled back itself, see
     `release.rollback`, which refuses it.
     """
-    now = production_in(past)
-    if now is None:
-        raise _nothing(prefix)
-    before = _served_before(past, now)
+    now = in_production(past, prefix)
+    before = served_before(past, now)
     if version is not None:
         _check_target(past, released(past, version, prefix), now, before)
         return version
@@ -94,7 +92,19 @@ def production_in(past: Sequence[ReleaseEntry]) -> int | None:
     return past[-1].production if past else None
 
 
-def _served_before(past: Sequence[ReleaseEntry], now: int) -> list[int]:
+def in_production(past: Sequence[ReleaseEntry], prefix: str) -> int:
+    """Return the version that is served. Raises UserError where none is."""
+    now = production_in(past)
+    if now is None and not past:
+        raise _nothing(prefix)
+    if now is None:
+        variant = _variant(prefix)
+        fix = f"`ft-dagster release {variant}` puts one there"
+        raise UserError("no version is in production", value=variant, fix=fix)
+    return now
+
+
+def served_before(past: Sequence[ReleaseEntry], now: int) -> list[int]:
     """Return the versions that were served before `now` was last released or promoted; the latest last."""
     served = [entry.production for entry in past]
     came = [
@@ -121,6 +131,10 @@ def released(past: Sequence[ReleaseEntry], version: int | None, prefix: str) -> 
 def _nothing(prefix: str) -> UserError:
     return UserError(
         "nothing was released of this variant",
-        value=prefix.removeprefix("tenants/").replace("/", "."),
+        value=_variant(prefix),
         fix="Run it; `ft-dagster compare` shows what its gate said",
     )
+
+
+def _variant(prefix: str) -> str:
+    return prefix.removeprefix("tenants/").replace("/", ".")

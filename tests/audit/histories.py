@@ -33,9 +33,8 @@ from ft_dagster.gate.samples import Answer, Sample, write_answers, write_samples
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
 from ft_dagster.lineage.tries import record_try, try_of
-from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.objectives import Rendered
-from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_json
 from ft_dagster.records.mixture_records import write_mixture_records
 from ft_dagster.records.record_keys import SHARED_OWNER, EvidenceKeys, keys_of
 from ft_dagster.records.record_tree import FIGURES
@@ -53,6 +52,7 @@ from ft_dagster.training.checkpoints import MANIFEST
 from ft_dagster.training.retrain.resume_points import FOLDER
 from ft_dagster.workspace.corpora import prefix_of_corpus
 from tests.certificates import certificate
+from tests.releases import VERDICT
 
 GATES = "b" * 64
 WITH_HEADS = {"general_corpus", *(each.name for each in CHAIN)}
@@ -274,7 +274,7 @@ class History:
         def build(attempt: Attempt) -> dict[str, Any]:
             write_samples(asked, attempt.payload)
             (attempt.payload / "scores.json").write_text(json.dumps(weights.digest), "utf-8")
-            return {"questions": 1, "verdict": {"passed": True}}
+            return {"questions": 1, "verdict": VERDICT.to_json()}
 
         made_of = {"fine_tuned_model": weights.digest, "gates": GATES}
         manifests = {"fine_tuned_model": weights.manifest}
@@ -285,11 +285,15 @@ class History:
         recipe = Recipe("evaluation", _prefix(variant), made_of, {"tries": ordinal}, manifests=manifests)
         evaluation = self._make(recipe, build)
         inputs = {**tuned, "evaluation": evaluation, "base_model": base}
-        export = self._put(
-            "model_export", _prefix(variant), {"model.json": f"export of {weights.digest}"}, inputs
-        )
+
+        def certified(attempt: Attempt) -> None:
+            speaks = certificate(payload_digest(hash_folder(attempt.payload)), weights.digest)
+            (attempt.evidence / "certificate.json").write_text(json.dumps(speaks.to_json()), "utf-8")
+
+        files = {"model.json": f"export of {weights.digest}"}
+        export = self._put("model_export", _prefix(variant), files, inputs, evidence=certified)
         speaks = certificate(export.digest, weights.digest)
-        candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, speaks)
+        candidate = ReleaseCandidate(export, evaluation, VERDICT, GATES, speaks)
         wish = ReleaseRequest("test", "ann")
         entry = record_release(self.store, _prefix(variant), candidate, wish, variant=variant, run_id=None)
         return export, entry
@@ -338,11 +342,14 @@ class History:
         files: Mapping[str, Any],
         inputs: Mapping[str, Artifact],
         figures: Mapping[str, Any] | None = None,
+        *,
+        evidence: Callable[[Attempt], None] = lambda attempt: None,
         **digests: str,
     ) -> Artifact:
         def build(attempt: Attempt) -> dict[str, Any]:
             for name, content in files.items():
                 (attempt.payload / name).write_text(json.dumps(content), "utf-8")
+            evidence(attempt)
             return dict(figures or {})
 
         named = {**{name: each.digest for name, each in inputs.items()}, **digests}

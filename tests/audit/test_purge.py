@@ -9,28 +9,35 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from ft_dagster.audit.erasure.requests import log_request
 from ft_dagster.audit.proofs.proofs import prove
 from ft_dagster.audit.records import record
 from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.audit.verify.verify import verify
 from ft_dagster.cli import app
 from ft_dagster.lineage.erasures import read_erasures, states
+from ft_dagster.lineage.release import history as entries_of
+from ft_dagster.lineage.served import production_in
 from ft_dagster.store.blobs import Store
 from tests.audit.histories import History, question
+from tests.audit.taken import taken
 from tests.erased import found_below, needles
+from tests.releases import frozen
 
 pytestmark = pytest.mark.slow
 ROW = question(1)
+NAMES = ("one", "child")
 
 
 def run(history: History, *args: str, text: str | None = None) -> Result:
     return CliRunner().invoke(app, ["--project", str(history.folder), "erase", *args], input=text)
 
 
-def asked(history: History, *rows: dict[str, Any]) -> str:
+def asked(history: History, *rows: dict[str, Any], at_once: bool = False) -> str:
     """Ask for the erasure of rows, and return the id of the request."""
     (history.folder / "erase.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows or (ROW,)))
-    told = run(history, "request", str(history.folder / "erase.jsonl"), "--reason", "art. 17", "--json")
+    words = ["request", str(history.folder / "erase.jsonl"), "--reason", "art. 17", "--json"]
+    told = run(history, *words, *(["--at-once"] if at_once else []))
     assert told.exit_code == 0, told.output
     return str(json.loads(told.stdout)["request"])
 
@@ -120,6 +127,53 @@ def test_a_version_in_production_that_learned_it_is_replaced_first(history: Hist
     assert told.exit_code == 1
     assert "in production, and learned a record or was asked it: acme.child v1, acme.one v1" in _flat(told)
     assert left_of(history)
+
+
+def test_at_once_what_never_had_it_is_served_again_else_nothing(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    base = made.base()
+    for name in NAMES:
+        frozen(made.store, f"acme.{name}")
+    for number, numbers in enumerate((range(2, 30), range(30))):  # the first version never had it
+        dataset = made.dataset("acme.one", [question(n) for n in numbers])
+        model = made.model("acme.one", made.mixture("acme.one", dataset), base, seed=number)
+        export, _ = made.release("acme.one", model, base)
+    child = made.derived_base("acme.child", "acme.one", export, model, base)
+    own = made.dataset("acme.child", [question(n) for n in range(100, 120)])
+    made.release("acme.child", made.model("acme.child", made.mixture("acme.child", own), child), child)
+    request = asked(made, at_once=True)
+    before = left_of(made)
+    foreseen = _flat(purge(made, request, "--dry-run"))
+    assert (
+        "acme.one v2 would be taken out of production; version 1 would be served again, if it may" in foreseen
+    )
+    assert "acme.child v1 would be taken out of production; none would be served" in foreseen
+    assert left_of(made) == before
+    assert [production_in(entries_of(made.store, f"tenants/acme/{name}")) for name in ("one", "child")] == [
+        2,
+        1,
+    ]
+    told = purge(made, request)
+    assert told.exit_code == 0, told.output
+    assert "acme.one v2 was taken out of production; version 1 is served again" in told.stdout
+    assert "acme.child v1 was taken out of production; none is served" in told.stdout
+    entries = [entries_of(made.store, f"tenants/acme/{name}")[-1] for name in NAMES]
+    assert [(entry.action, entry.production) for entry in entries] == [("rollback", 1), ("rollback", None)]
+    assert all(request in entry.reason for entry in entries)
+    assert left_of(made) == {}
+    assert verify(made.audit()).problems == ()
+    assert purge(made, request).exit_code == 0
+
+
+def test_past_its_day_a_request_waits_for_no_successor(history: History) -> None:
+    entry, *_ = log_request(history.settings, taken(history, ROW, due="2020-01-31"), "ann", at_once=False)
+    (history.folder / "erase.jsonl").write_text(f"{json.dumps(ROW)}\n")
+    told = purge(history, entry.request, "--json")
+    assert told.exit_code == 0, told.output
+    out = json.loads(told.stdout)["out"]
+    assert sorted(line.split()[0] for line in out) == ["acme.child", "acme.one"]
+    assert all(line.endswith("none is served") for line in out)
+    assert left_of(history) == {}
 
 
 def test_a_dry_run_removes_nothing(history: History) -> None:

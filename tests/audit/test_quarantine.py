@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ft_dagster.audit.erasure.dry_run import Asked, ErasureDryRun, Took, dry_run
 from ft_dagster.audit.erasure.requests import log_request
-from ft_dagster.audit.records import record
-from ft_dagster.audit.sought_record import parse_record
 from ft_dagster.data.rows.dataset_io import read_split
 from ft_dagster.lineage.erasures import ErasureEntry, append, hold, read_erasures, state_of
 from ft_dagster.lineage.release import history
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.judging.may_serve import Today, findings_in
 from tests.audit.histories import History, question
+from tests.audit.taken import taken
 
 pytestmark = pytest.mark.slow
-
-
-def taken(made: History, *rows: Any, due: str = "2099-12-31") -> ErasureDryRun:
-    """What the erasure of rows takes."""
-    audit, asked = made.audit(), []
-    for row in rows:
-        one = parse_record(json.dumps(row), audit.readings())
-        exact = tuple(each.hex() for each in one.exactly.identities)
-        asked.append(Asked("a row", record(audit, one), exact))
-    took = lambda artifacts: Took(1.0, 1.0, None)  # noqa: E731
-    return dry_run(audit, asked, took, reason="art. 17", due=date.fromisoformat(due), due_by="x")
 
 
 def learned_row(made: History) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from ft_dagster.automation.processes.instance import open_instance
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.events.events import released_events
+from ft_dagster.lineage.release import history
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from tests.e2e.project import POLICY, write_yaml
@@ -62,6 +64,37 @@ def test_a_rollback_and_a_forced_release_are_in_the_history(project: Path) -> No
     shown = typed(project, "history", "acme.support")
     assert [entry["action"] for entry in shown["entries"]] == ["release", "release", "rollback", "promote"]
     assert shown["aliases"] == {"production": 2, "candidate": 2}
+
+
+def test_a_rollback_to_nothing_serves_none_until_a_release(project: Path) -> None:
+    gone = typed(project, "rollback", "acme.support", "--to-nothing", "--reason", "answers with names")
+    assert (gone["version"], gone["from_version"], gone["production"]) == (2, 2, None)
+    assert typed(project, "history", "acme.support")["aliases"] == {"production": None, "candidate": 2}
+    for words in (["--to-nothing"], ["--to", "1"], []):
+        with pytest.raises(UserError, match=r"no version is in production.*ft-dagster release acme\.support"):
+            typed(project, "rollback", "acme.support", *words, "--reason", "again")
+    with pytest.raises(UserError, match="was rolled back: answers with names"):
+        typed(project, "release", "acme.support", "--by", "ann")
+    assert typed(project, "release", "acme.support", "--version", "1", "--by", "ann")["production"] == 1
+
+
+def test_a_rollback_to_nothing_is_said_on_the_page_and_to_the_fleet(project: Path) -> None:
+    words = ["rollback", "acme.support", "--to-nothing", "--reason", "names", "--by", "ann"]
+    done = CliRunner().invoke(app, ["--project", str(project), *words], catch_exceptions=False)
+    assert "acme.support: version 2 was taken out of production; none is served" in done.stdout
+    page = page_of_release(project)
+    assert "No version is in production: ann took version 2 out" in str(page["summary"].value)
+    assert page["production"].value == "none"
+    past = history(load_settings(project).open_store(), "tenants/acme/support")
+    *_, told = released_events(past, None)
+    assert told.kind == "rolled_back"
+    assert told.sentence == "version 2 was taken out of production by ann; none is served"
+
+
+@pytest.mark.parametrize("more", [["--to", "1"], ["--force"]])
+def test_a_rollback_to_nothing_goes_back_to_no_version(project: Path, more: list[str]) -> None:
+    with pytest.raises(UserError, match=f"no version is gone back to, and {more[0]} is given"):
+        typed(project, "rollback", "acme.support", "--to-nothing", "--reason", "worse", *more)
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ ASKED = [
     ["metrics", "--once"],
     ["upgrade", "--plan"],
     ["rollback", PLACES, "--reason", "worse"],
+    ["rollback", PLACES, "--to-nothing", "--reason", "worse"],
     ["release", PLACES, "--version", "1", "--force", "--reason", "better"],
     ["history", PLACES],
     ["cancel", PLACES],

@@ -70,7 +70,7 @@ def test_where_no_version_is_in_production_nothing_is_asked_read_or_written(proj
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     before, pretend = written(workspace.store), Pretend()
     found = judge_release(desk(project, pretend))
-    assert found.check.sentence == "Nothing to compare: nothing is in production yet"
+    assert found.check.sentence == "Nothing to compare: nothing is in production"
     assert (found.check.passed, pretend.ran, written(workspace.store)) == (True, [], before)
     with pytest.raises(UserError, match="other bytes"):  # which reads them
         release(workspace)

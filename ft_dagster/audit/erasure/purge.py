@@ -1,6 +1,7 @@
 """Removes whatever holds the records of a request, and takes their rows out of the evidence that stays.
 
-Artifacts go whole, what was made of others before them, each by a claim and a tombstone as retention removes
+What may not be served any more is taken out of production, once the request waits for nothing. Then
+artifacts go whole, what was made of others before them, each by a claim and a tombstone as retention removes
 them; after that, rows and leaves go out of record evidence under signed amendments (`records.erased_rows`).
 In that order, and with each step safe to take again, whoever is killed finds by the evidence what is left.
 """
@@ -12,29 +13,34 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.audit.amending import write_over
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.erasure.dry_run import ErasureDryRun, trainings_of
+from ft_dagster.audit.erasure.fall_back import fall_back, in_production_of, would_fall_back
 from ft_dagster.audit.index.artifact_records import ASKED, HAVE_RECORDS, STATES
 from ft_dagster.audit.index.index import Indexed
 from ft_dagster.audit.kept_answers import forget_answers_on
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.entry import RELEASE
-from ft_dagster.lineage.erasures import ErasureState, read_erasures, refuse_waiting, states
-from ft_dagster.lineage.graph import descendants, exports_of, inputs, inputs_first, named
+from ft_dagster.lineage.erasures import (
+    AT_ONCE_QUARANTINE,
+    ErasureState,
+    read_erasures,
+    refuse_waiting,
+    states,
+)
+from ft_dagster.lineage.graph import descendants, inputs, inputs_first
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.records.erased_rows import erased_evidence
 from ft_dagster.records.record_tree import RecordRow, TreeHead
 from ft_dagster.records.refusals import Refused, refused_of
 from ft_dagster.stage_entries import (
     ANCESTOR_OVERLAP,
-    EVALUATION,
     EVALUATION_TEXTS,
     FINE_TUNED_MODEL,
-    MODEL_EXPORT,
     PROBE,
     TRAINING_MIXTURE,
     UNSAID_TOKENS,
@@ -59,7 +65,8 @@ WITH_TEXTS = (
 class Purge:
     """Says what a purge takes out, or took. `owners`: whose logs do not say so yet. `removed`: artifacts, by
     their path in the store; `rewritten`: files of evidence without the rows; `waits`: what could not be
-    removed yet, and why; `unnamed`: how many records of the request were not among those that were given.
+    removed yet, and why; `unnamed`: how many records of the request were not among those that were given;
+    `out`: what became of versions in production, a sentence each.
     """
 
     request: str
@@ -68,14 +75,7 @@ class Purge:
     rewritten: tuple[str, ...]
     waits: tuple[str, ...]
     unnamed: int
-
-
-class _Served(NamedTuple):
-    """Names a version in production by what it stands on."""
-
-    variant: str
-    version: int
-    artifacts: frozenset[int]
+    out: tuple[str, ...]
 
 
 def purge(
@@ -83,22 +83,26 @@ def purge(
     found: ErasureDryRun,
     request: str,
     *,
+    by: str,
     dry_run: bool,
     say: Callable[[str], None] = lambda line: None,
 ) -> Purge:
-    """Remove what holds the records that were found, as the top says. `dry_run`: only name it.
+    """Remove what holds the records that were found, as the top says. `by`: who; `dry_run`: only name it.
 
     Raises UserError where the request waits or is on hold, a record is none of it, somebody else's log has to
     have it, a legal hold keeps an artifact, and while a version in production learned a record or was asked
-    it.
+    it, unless the request is late or has its quarantine at once.
     """
     logs = _logs(audit, request)
     refused = {owner: refused_of(audit.store, audit.settings.keys_folder, owner, request) for owner in logs}
     _refuse_strangers(found, refused, request)
     identities = {bytes.fromhex(each) for one in found.records for each in (*one.identities, *one.exact)}
     going = _going(audit, found)
-    _refuse_served(audit, going)
     _refuse_held(audit, going)
+    out = []
+    for line in _take_out_of_production(audit, going, logs, by, dry_run=dry_run):
+        out.append(line)
+        say(line)
     removed, waits = list[str](), list[str]()
     for each in _dependents_first(audit, going):
         if is_being_made(audit.settings.work_folder, each.place):
@@ -114,7 +118,7 @@ def purge(
     exact = {bytes.fromhex(each) for one in found.records for each in one.exact}
     unnamed = max((_unnamed(state, refused[owner], exact) for owner, state in logs.items()), default=0)
     owners = (owner for owner, state in logs.items() if state.purged is None or removed or rewritten)
-    return Purge(request, tuple(owners), tuple(removed), rewritten, tuple(waits), unnamed)
+    return Purge(request, tuple(owners), tuple(removed), rewritten, tuple(waits), unnamed, tuple(out))
 
 
 def unread_standing(audit: Audit) -> Iterator[str]:
@@ -194,32 +198,35 @@ def _holders(audit: Audit, found: ErasureDryRun) -> Iterator[_Holder]:
                 yield _Holder(each, any(state != LEFT_OUT for state in one.states))
 
 
-def _refuse_served(audit: Audit, going: Iterable[Indexed]) -> None:
-    """Raises UserError while a version in production would lose weights, export or evaluation."""
+def _take_out_of_production(
+    audit: Audit, going: Iterable[Indexed], logs: Mapping[str, ErasureState], by: str, *, dry_run: bool
+) -> Iterator[str]:
+    """Take versions out of production that would lose weights, export or evaluation, where the request waits
+    for no successor any more, and yield what was done. Raises UserError where it waits.
+    """
     ids = {each.id for each in going}
-    served = [one for one in _in_production(audit) if ids & one.artifacts]
-    if served:
-        names = ", ".join(f"{one.variant} v{one.version}" for one in served)
-        fix = "Release versions without it first: take the rows out of the sources, and run the variants"
+    served = in_production_of(audit, ids)
+    if served and not all(is_pressing(state) for state in logs.values()):
+        names, due = ", ".join(one.said for one in served), max(state.asked.due for state in logs.values())
+        fix = (
+            "Release versions without it first: take the rows out of the sources, and run the variants. "
+            f"After {due} a purge takes these out of production itself"
+        )
         raise UserError(f"in production, and learned a record or was asked it: {names}", fix=fix)
+    request = next(iter(logs.values())).asked.request if logs else ""
+    for one in served:
+        if dry_run:
+            yield would_fall_back(audit, one, ids)
+        else:
+            yield fall_back(audit, one, ids, f"erasure: request {request}", by)
 
 
-def _in_production(audit: Audit) -> Iterator[_Served]:
-    index = audit.index
-    for prefix, entries in audit.log.items():
-        serving = entries[-1].production if entries else None
-        for entry in entries:
-            if entry.action == RELEASE and entry.version == serving:
-                exports = exports_of(index.of_stage(MODEL_EXPORT.name, prefix), entry)[-1:]
-                weights = (index.parent(each, FINE_TUNED_MODEL.name) for each in exports)
-                judged = [
-                    each
-                    for each in index.with_digest(entry.evaluation)
-                    if (each.place.prefix, each.place.stage) == (prefix, EVALUATION.name)
-                ]
-                judged = list(named(judged, prefix, entry.evaluation_manifest))
-                stands_on = (*exports, *(each for each in weights if each is not None), *judged)
-                yield _Served(entry.variant, entry.version, frozenset(each.id for each in stands_on))
+def is_pressing(state: ErasureState) -> bool:
+    """Say whether a purge waits for no successor: the day is over by which it is due, or it was asked for at
+    once.
+    """
+    at_once = state.asked.quarantine == AT_ONCE_QUARANTINE
+    return at_once or state.days_left(datetime.now(UTC).date()) < 0
 
 
 def _refuse_held(audit: Audit, going: Iterable[Indexed]) -> None:

@@ -43,7 +43,9 @@ def purge(
     Data sets, mixtures, models and what was made of them go whole, and their manifests say when and why; rows
     go out of the evidence that an audit needs of other records. The records are given once more, since no log
     has them. It is refused while a version in production learned one, was trained beside one or was asked
-    one: release another first. It may be ended and run again. Exits with 1 where something is left.
+    one: release another first. After the day on which the request is due, or where it has its quarantine at
+    once, it takes that version out of production: an earlier one that never had the record is served again,
+    else none. It may be ended and run again. Exits with 1 where something is left.
     """
     from ft_dagster.audit.erasure.purge import purge, unread_standing
     from ft_dagster.lineage.erasures import record_purge
@@ -52,15 +54,15 @@ def purge(
     settings = load_settings(context.obj)
     named = named_request(settings, request)
     why = f"request {named}"
+    user = ReleaseRequest(why, by).user
     look = look_for(settings, (file, contains), why, None, quiet=as_json)
 
     def carry_out(audit: Audit) -> tuple[Purge, list[str]]:
-        done = purge(audit, look(audit), named, dry_run=dry_run, say=_progress(as_json))
+        done = purge(audit, look(audit), named, by=user, dry_run=dry_run, say=_progress(as_json))
         return done, [] if dry_run else list(_left_of(done, look(audit), unread_standing(audit)))
 
     done, left = ask(context, None, carry_out, quiet=as_json)
     if not dry_run and not left:
-        user = ReleaseRequest(why, by).user
         for owner in done.owners:
             record_purge(settings.open_store(), owner, named, by=user, removed=len(done.removed))
     if as_json:
@@ -88,6 +90,8 @@ def _left_of(done: Purge, found: ErasureDryRun, unread: Iterable[str]) -> Iterat
 
 
 def _say_purge(done: Purge, left: Sequence[str], *, dry_run: bool) -> None:
+    for line in done.out:
+        tell(line)
     for path in done.removed if dry_run else ():
         tell(f"{path}: would be removed")
     for path in done.rewritten:

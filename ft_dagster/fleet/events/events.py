@@ -87,6 +87,8 @@ def _sentence(entry: ReleaseEntry) -> str:
         return f"version {entry.version} passed its gate and waits for approval; {served} in production"
     if entry.action == PROMOTE:
         return f"version {entry.version} was put into production by {entry.by}"
+    if entry.production is None:
+        return f"version {entry.version} was taken out of production by {entry.by}; none is served"
     return f"version {entry.version} is in production again, in place of version {entry.from_version}"
 
 

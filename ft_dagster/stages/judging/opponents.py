@@ -143,7 +143,7 @@ def _predecessor(workspace: Workspace, tuned: Artifact) -> Predecessor:
     log = history(workspace.store, workspace.prefix)
     standing = served_in(log)
     if standing is None:
-        return Predecessor(None, "nothing is in production yet", log)
+        return Predecessor(None, "nothing is in production", log)
     if standing.weights == tuned.digest:
         return Predecessor(None, f"these weights are in production, as version {standing.version}", log)
     if gates.regression_margin is None:
