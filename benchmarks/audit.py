@@ -6,11 +6,12 @@
 
 Makes a store of so many models in ten tenants, each with a mixture of `--each` records drawn from `--records`
 distinct ones a tenant's share of them, and asks: the index made from nothing, a commit of `--commit` records
-followed, `record` by the API, warm, and by the command, the size of a path and of a proof, and what a record
-tree adds to preparing `--rows` rows. Evidence, manifests and ledgers are real; payloads are stubs, for no
-question here reads them. `--index-only` asks the index alone, with SQLite and, where it is installed, DuckDB
-side by side, for the same memberships without a store. `--search MB` makes a data set of so much text of each
-kind and looks through it for a name that is nowhere, and for one that is in every hundredth row.
+followed, `record` by the API, warm, and by the command, `erase plan` of 1 and 20, the size of a path and of a
+proof, and what a record tree adds to preparing `--rows` rows. Evidence, manifests and ledgers are real;
+payloads are stubs, for no question here reads them. `--index-only` asks the index alone, with SQLite and,
+where it is installed, DuckDB side by side, for the same memberships without a store. `--search MB` makes a
+data set of so much text of each kind and looks through it for a name that is nowhere, and for one that is in
+every hundredth row.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.store import Artifact, Attempt, Store
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.strict_json import dumps
+from tests.stored_figures import stored_training
 
 TENANTS = 10
 SEED = 7
@@ -112,7 +114,7 @@ def add_model(store: Store, settings: Settings, variant: str, numbers: Sequence[
             "times_exported": [2] * len(numbers),
         }
         (attempt.evidence / "ledger.json").write_text(json.dumps(ledger))
-        return {}
+        return stored_training()
 
     inputs, manifests = {"training_mixture": mixture.digest}, {"training_mixture": mixture.manifest}
     recipe = Recipe("fine_tuned_model", prefix, inputs, manifests=manifests)
@@ -151,10 +153,24 @@ def ask_all(audit: Audit, records: int) -> tuple[list[float], float]:
 def by_command(folder: Path, records: int) -> list[float]:
     """Seconds of `ft-dagster audit record`, each a process of its own, on an index that is up to date."""
     numbers = random.Random(SEED + 1).sample(range(records), COMMANDS)
+    return [seconds_of(folder, "audit", "record", identity(number).hex()) for number in numbers]
+
+
+def erased_by_command(folder: Path, records: int, each: int) -> list[float]:
+    """Seconds of `ft-dagster erase plan` of so many records."""
+    draw, took = random.Random(SEED + 2), list[float]()
+    for _ in range(COMMANDS):
+        numbers = draw.sample(range(records), each)
+        (folder / "erase.jsonl").write_text("".join(f"{identity(number).hex()}\n" for number in numbers))
+        took.append(seconds_of(folder, "erase", "plan", str(folder / "erase.jsonl"), "--reason", "measured"))
+    return took
+
+
+def seconds_of(folder: Path, *words: str) -> float:
+    """Seconds of a command of ft-dagster."""
     command = [sys.executable, "-c", "from ft_dagster.cli import main; main()", "--project", str(folder)]
-    words = [[*command, "audit", "record", identity(number).hex(), "--json"] for number in numbers]
-    run = subprocess.run
-    return [timed(lambda one=one: run(one, check=True, stdout=subprocess.DEVNULL))[0] for one in words]
+    asked = [*command, *words, "--json"]
+    return timed(lambda: subprocess.run(asked, check=True, stdout=subprocess.DEVNULL))[0]
 
 
 def tree_share(rows: int, folder: Path) -> tuple[float, float]:
@@ -199,6 +215,7 @@ def at_scale(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, 
     path = sum(len(one) // 2 for leaf in json.loads(proof)["leaves"] for one in leaf["path"])
     audit.index.close()
     commands = by_command(folder, options.records)
+    erased = {each: erased_by_command(folder, options.records, each) for each in (1, 20)}
     add_model(store, settings, "tenant-0.late", range(10**9, 10**9 + options.commit))
     follow_cpu = time.process_time()
     follow, later = timed(lambda: open_audit(settings))
@@ -218,6 +235,10 @@ def at_scale(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, 
         ("`record`, warm: CPU time of one", f"{of_cpu:.1f} ms", ""),
         ("its peak memory above before", f"{asking / 1024:.0f} MB", "bounded"),
         ("`record` by the command: median", f"{statistics.median(commands):.2f} s", ""),
+        *(
+            (f"`erase plan` of {each}, by the command", f"{statistics.median(took):.2f} s", "at most 2")
+            for each, took in erased.items()
+        ),
         (followed, f"{follow:.2f} s, of CPU {follow_cpu:.2f}", "below 1"),
         ("a path", f"{path:,} bytes", "below 2,000"),
         ("a proof file (stub manifests)", f"{len(proof.encode()):,} bytes", "below 64,000"),

@@ -23,6 +23,7 @@ from ft_dagster.dagster_private import PARTITION
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decision import FILE, decided
 from ft_dagster.fleet.events.delivery import Delivered, deliver
+from ft_dagster.fleet.events.erasures import reminders
 from ft_dagster.fleet.events.events import EventKind, FleetEvent, moment_of, released_events, run_link
 from ft_dagster.fleet.events.outbox import Outbox
 from ft_dagster.fleet.refresh.from_store import DAMAGE
@@ -30,6 +31,7 @@ from ft_dagster.fleet.table.table import FleetTable
 from ft_dagster.fleet.table.table_rows import VARIANTS, FleetRow
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.erasures import owners_with_erasures, read_erasures, states
 from ft_dagster.lineage.release import history
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
@@ -98,6 +100,7 @@ def tell(
         *(event for record in records for event in _of_run(instance, settings, record, graph)),
         *_of_logs(instance, settings, released, since, graph),
         *_of_table(table, settings, declarations, now),
+        *_of_erasures(settings, declarations, now),
     ])  # fmt: skip
     targets = settings.notifications.targets
     broken = any(event.kind == "declaration_broken" for event in new)
@@ -121,7 +124,8 @@ def told_events(graph: Graph) -> dg.SensorDefinition:
         name=graph.name("told_events"),
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells releases, failed gates and runs to the targets that declarations name in `notify`",
+        description="Tells releases, failed gates and runs, and erasures that are due, to the targets that "
+        "declarations name in `notify`",
         required_resource_keys={graph.name(TENANTS)},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
@@ -292,6 +296,23 @@ def _of_table(
             runs = f"{count} runs in a row" if count > 1 else "its run"
             said = f"{runs} came to no release: it waits until it is mended, or what it reads changes"
             yield FleetEvent("parked", str(waits.key), moment_of(ended), f"{ended}", said)
+
+
+def _of_erasures(settings: Settings, declarations: Declarations, now: datetime) -> Iterator[FleetEvent]:
+    """Yield reminders of erasures; of what all tenants share there are none, since no variant stands for it.
+    Of a log that does not hold `audit verify` tells.
+    """
+    store = settings.open_store()
+    for tenant in filter(None, owners_with_erasures(store)):
+        try:
+            found = states(read_erasures(store, tenant))
+        except UserError as error:
+            if unreachable(error):
+                raise
+            continue
+        first = sorted(str(key) for key in declarations if key.tenant == tenant)[:1]
+        for state in found:
+            yield from reminders(state, first, now.date())
 
 
 def _broken(row: FleetRow, declarations: Declarations) -> str:

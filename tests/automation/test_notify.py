@@ -19,6 +19,7 @@ from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.notify import open_outbox, tell, told_events
 from ft_dagster.build import default_resources as resources
 from ft_dagster.fleet.events.events import released_events
+from ft_dagster.lineage.erasures import REQUEST, ErasureEntry, append
 from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -426,6 +427,24 @@ def test_a_parked_variant_is_told_once(project: Path, instance: dg.DagsterInstan
     cursor = told(project, instance)
     told(project, instance, cursor)
     assert sorted(said["kind"] for said in lines(project)) == ["parked", "run_failed"]
+
+
+def test_an_erasure_that_is_due_is_told_once_a_reminder(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.support", notify=["log"])
+    store, now = load_settings(project).open_store(), datetime.now(UTC)
+    due = (now + timedelta(days=3)).date().isoformat()
+    asked = ErasureEntry(REQUEST, "r1", "acme", "ann", "art. 17", due=due, retrains=("acme.support",))
+    append(store, "acme", lambda _: asked)
+    broken = store.uri("erasures/globex/000001.json")
+    Path(broken).parent.mkdir(parents=True)
+    Path(broken).write_text("{}")  # stops nobody else's
+    cursor = told(project, instance)
+    cursor = told(project, instance, cursor)
+    told(project, instance, cursor, now + timedelta(days=2))
+    told_of = [(said["kind"], said["variant"], said["at"][:10]) for said in lines(project)]
+    days = [now.date().isoformat(), (now + timedelta(days=2)).date().isoformat()]
+    assert told_of == [("erasure_due", "acme.support", day) for day in days]
+    assert f"request r1 for an erasure is due on {due}" in lines(project)[0]["sentence"]
 
 
 def test_the_sensor_reads_nothing_while_no_target_is_declared(

@@ -22,6 +22,7 @@ EventKind = Literal[
     "run_failed",
     "parked",
     "declaration_broken",
+    "erasure_due",
 ]
 
 
