@@ -5,6 +5,8 @@ records by that alone: who has no key can look nothing up by a guessed text. Rot
 the old ones, which stay: trees that stand are ordered by them. Losing a key loses no record and no proof of
 presence; what is lost is to show that a record is absent from the trees that were ordered by it without
 reading all of their rows.
+
+Beside them lie the refusal keys of owners of whom an erasure was asked, by which `refusals` knows records.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ KEY_BYTES = 32
 BLOCK = 64  # bytes, of sha256
 SHARED_OWNER = ""  # of what all tenants share
 LOCK = ".lock"
+REFUSALS = "refusals"  # the folder of the refusal keys, in that of the others
 BACKUP = "FT_DAGSTER_RECORD_KEYS"  # in a pod's environment: the backup that its keys are taken from
 _OTHERS = 0o077
 RESTORE = "Restore it from a backup (`ft-dagster audit key restore FILE`)"
@@ -138,14 +141,17 @@ def rotate(folder: Path, owner: str) -> OwnerKeys:
 
 
 def back_up(folder: Path, target: Path, whose: Sequence[str] | None = None) -> int:
-    """Write keys into one new file of this user alone; how many owners it has. `whose`: of these owners, who
-    get one where they have none; None: all that are here. Raises UserError.
+    """Write keys into one new file of this user alone, refusal keys too; how many owners it has. `whose`: of
+    these owners, who get one where they have none; None: all that are here. Raises UserError.
     """
-    chosen = owners(folder) if whose is None else whose
+    refusing = owners(folder / REFUSALS)
+    chosen = sorted({*owners(folder), *refusing}) if whose is None else whose
     content = {owner: [_as_json(key) for key in keys_of(folder, owner).keys] for owner in chosen}
+    kept = [owner for owner in refusing if owner in content]
+    refused = {owner: [_as_json(key) for key in keys_of(folder / REFUSALS, owner).keys] for owner in kept}
     try:
         os.stat(target.parent)
-        with _draft(target, {"owners": content}) as draft:
+        with _draft(target, {"owners": content, REFUSALS: refused}) as draft:
             put_new(draft, target)
     except OSError as error:
         fix = "Name a file that is not there, in a folder that is"
@@ -154,12 +160,14 @@ def back_up(folder: Path, target: Path, whose: Sequence[str] | None = None) -> i
 
 
 def restore(folder: Path, source: Path) -> int:
-    """Add the keys of a backup behind those that are here; how many were new. Raises UserError."""
+    """Add the keys of a backup behind those that are here, refusal keys too; how many were new. Raises
+    UserError.
+    """
     added = 0
     backup = _backup(source)
     with _alone(folder):
-        for owner, given in backup.items():
-            file = _file(folder, owner)
+        for (kind, owner), given in backup.items():
+            file = _file(folder / kind, owner)
             if not given:
                 continue
             there = () if _create(file, given) else _read(file, owner).keys
@@ -180,15 +188,21 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _backup(source: Path) -> dict[str, list[RecordKey]]:
+def _backup(source: Path) -> dict[tuple[str, str], list[RecordKey]]:
+    """Return (folder in that of the keys, owner) -> keys; backups of older versions have no refusal keys."""
     try:
         content = loads(source.read_bytes())
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=source)
-        found = {str(owner): [_from_json(key) for key in keys] for owner, keys in content["owners"].items()}
+        parts = {"": content["owners"], REFUSALS: content.get(REFUSALS, {})}
+        found = {
+            (kind, str(owner)): [_from_json(key) for key in keys]
+            for kind, part in parts.items()
+            for owner, keys in part.items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem, fix = f"not a backup of keys{_other(error)}", "Name what `audit key backup` wrote"
         raise UserError(problem, file=source, fix=fix) from None
-    if any("/" in owner or owner.startswith(".") for owner in found):
+    if any("/" in owner or owner.startswith(".") for _, owner in found):
         raise UserError("not a backup of keys: an owner is no tenant", file=source, fix="Name another file")
     return found
 

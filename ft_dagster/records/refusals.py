@@ -14,10 +14,17 @@ from pathlib import Path
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.erasures import read_erasures, states
-from ft_dagster.records.record_keys import BACKUP, OwnerKeys, RecordKey, keys_of, owners
+from ft_dagster.records.record_keys import (
+    BACKUP,
+    REFUSALS,
+    RESTORE,
+    OwnerKeys,
+    RecordKey,
+    keys_of,
+    owners,
+    restore,
+)
 from ft_dagster.store import Store
-
-FOLDER = "refusals"  # of the keys' folder
 
 
 def refusal_key(keys: Path, owner: str) -> RecordKey:
@@ -26,11 +33,16 @@ def refusal_key(keys: Path, owner: str) -> RecordKey:
 
 
 def _keys(keys: Path, owner: str) -> OwnerKeys:
-    """Return the refusal keys of an owner; a pod makes none of the record keys that its backup has."""
-    if os.environ.get(BACKUP) and owner not in owners(keys / FOLDER):
-        fix = f"Mount the keys' folder there: {BACKUP} holds the keys of record trees alone"
-        raise UserError(f"no refusal key of {owner or 'what all share'}", file=keys / FOLDER, fix=fix)
-    return keys_of(keys / FOLDER, owner)
+    """Return the refusal keys of an owner, in a pod those of its backup: it makes none."""
+    backup = os.environ.get(BACKUP)
+    if backup and owner not in owners(keys / REFUSALS):
+        restore(keys, Path(backup))
+        if owner not in owners(keys / REFUSALS):
+            named = f"--tenant {owner}" if owner else "--shared"
+            fix = f"Make the pod's Secret anew of what `ft-dagster audit key backup keys.json {named}` writes"
+            problem = f"no refusal key of {owner or 'what all share'}, of whom an erasure was asked"
+            raise UserError(problem, file=Path(backup), fix=fix)
+    return keys_of(keys / REFUSALS, owner)
 
 
 def refusals(key: RecordKey, identities: Iterable[bytes]) -> tuple[str, ...]:
@@ -67,7 +79,7 @@ def refused_of(store: Store, keys: Path, owner: str, request: str | None = None)
         key = owned.of_id(name)
         if key is None:
             problem = f"the refusal key {name} of {owner or 'what is shared'} is not here"
-            fix = "Restore it from a backup: without it an erased record could come back"
-            raise UserError(problem, file=keys / FOLDER, fix=fix)
+            fix = f"{RESTORE}: without it an erased record could come back"
+            raise UserError(problem, file=keys / REFUSALS, fix=fix)
         found.append((key, by_hmac))
     return Refused(tuple(found))

@@ -21,7 +21,8 @@ from ft_dagster.lineage.erasures import (
     state_of,
     states,
 )
-from ft_dagster.records.refusals import FOLDER, Refused, refusal_key, refusals, refused_of
+from ft_dagster.records.record_keys import BACKUP, REFUSALS, back_up, keys_of, restore
+from ft_dagster.records.refusals import Refused, refusal_key, refusals, refused_of
 from ft_dagster.store import Store
 
 ONE, OTHER = b"\1" * 32, b"\2" * 32
@@ -129,7 +130,7 @@ def test_a_request_keeps_an_hmac_under_a_key_of_its_own(store: Store, tmp_path: 
     assert ONE.hex() not in json.dumps(entry.refusals)
     assert entry.refusals == (refusal_key(keys, "acme").lookup(ONE).hex(),)
     assert refusal_key(keys, "acme").secret != refusal_key(keys, "globex").secret
-    (file,) = (keys / FOLDER / "tenants").glob("acme.json")
+    (file,) = (keys / REFUSALS / "tenants").glob("acme.json")
     assert file.stat().st_mode & 0o077 == 0
     assert not list((tmp_path / "store").rglob("*key*"))
 
@@ -154,11 +155,34 @@ def test_a_lost_refusal_key_is_an_error_and_no_silence(store: Store, tmp_path: P
         refused_of(store, tmp_path / "others", "acme")
 
 
-def test_a_pod_takes_no_record_key_for_a_refusal_key(
+def test_a_pod_takes_its_refusal_key_from_its_backup_and_no_record_key_for_one(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ask(store, tmp_path / "keys")
-    monkeypatch.setenv("FT_DAGSTER_RECORD_KEYS", str(tmp_path / "backup.json"))
-    with pytest.raises(UserError, match="no refusal key of acme"):
-        refused_of(store, tmp_path / "others", "acme")
-    assert refused_of(store, tmp_path / "keys", "acme").since(ONE) == asked.at[:10]
+    keys, inside, backup = tmp_path / "keys", tmp_path / "inside", tmp_path / "backup.json"
+    back_up(keys, tmp_path / "older.json", ["acme"])  # before the first request
+    asked = ask(store, keys)
+    assert back_up(keys, backup, ["acme"]) == 1
+    monkeypatch.setenv(BACKUP, str(tmp_path / "older.json"))
+    with pytest.raises(UserError, match=r"no refusal key of acme.*audit key backup keys\.json --tenant acme"):
+        refused_of(store, inside, "acme")
+    monkeypatch.setenv(BACKUP, str(backup))
+    assert refused_of(store, inside, "acme").since(ONE) == asked.at[:10]
+    assert refusal_key(inside, "acme").secret == refusal_key(keys, "acme").secret
+
+
+def test_a_backup_has_the_refusal_keys_of_its_owners_alone(tmp_path: Path) -> None:
+    keys, backup = tmp_path / "keys", tmp_path / "backup.json"
+    made = {owner: refusal_key(keys, owner) for owner in ("acme", "globex", "")}
+    record_key = keys_of(keys, "acme").current
+    assert back_up(keys, tmp_path / "one.json", ["acme"]) == 1
+    assert restore(tmp_path / "one", tmp_path / "one.json") == 2
+    assert refusal_key(tmp_path / "one", "acme") == made["acme"]
+    assert refusal_key(tmp_path / "one", "globex") != made["globex"]
+    back_up(keys, backup)
+    other = refusal_key(tmp_path / "all", "acme")  # a request of another host
+    restore(tmp_path / "all", backup)
+    assert keys_of(tmp_path / "all" / REFUSALS, "acme").keys == (other, made["acme"])
+    assert {owner: refusal_key(tmp_path / "all", owner) for owner in ("globex", "")} == {
+        owner: made[owner] for owner in ("globex", "")
+    }
+    assert keys_of(tmp_path / "all", "acme").current == record_key

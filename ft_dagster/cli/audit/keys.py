@@ -73,7 +73,9 @@ def backup(
     shared: Annotated[bool, typer.Option("--shared", help="Only the key of what all tenants share")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write all keys into one file that only this user can read. Keep it away from the store."""
+    """Write all keys, also those by which erased records are refused, into one file that only this user can
+    read. Keep it away from the store.
+    """
     whose = None if tenant is None and not shared else [record_keys.SHARED_OWNER]
     if tenant is not None:
         whose = [record_keys.SHARED_OWNER, _tenant(tenant)]
