@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ft_dagster.errors import UserError
 from ft_dagster.gate.pairing import names_of
 from ft_dagster.gate.samples import FORMER, RESERVED, TEST_SPLIT_TASK, Sample
+from ft_dagster.spec.validation import nearest
 from ft_dagster.spec.variant import GatesSpec, VariantSpec
 
 
@@ -40,12 +41,13 @@ def refuse_unmeasured(
         if metric in offered.get(task, ()):
             continue
         known = task in offered
+        ask_it = f"Asked are: {', '.join(offered)}. Name one of these, or ask it by evaluation.general"
         raise UserError(
             "the task has no such metric per question" if known else "no such task is asked",
             file=declared_in,
             field=f"gates.metrics.{task}",
-            value=metric,
-            fix=f"It has: {', '.join(offered[task])}" if known else f"Asked are: {', '.join(offered)}",
+            value=metric if known else task,
+            fix=f"It has: {', '.join(offered[task])}" if known else nearest(task, list(offered), ask_it),
         )
 
 

@@ -48,7 +48,8 @@ KINDS = {  # of a value of another kind, by pydantic's name of the mistake -> wh
     "finite_number": "Write a number",
     "float_parsing": "Write a number",
 }
-EXAMPLES = {  # of fields that take a list, or fields of their own: how a declaration says them
+EXAMPLES = {  # of fields that are needed, or take a list or fields of their own: how a declaration says them
+    "description": ("Sorts messages into twelve desks",),
     "base_model": ("organisation/name", "models/folder"),
     "base_model.new_tokens": ('["<tool>"]',),
     "owners": ("[ann@acme.example]",),
@@ -78,7 +79,7 @@ EXAMPLES = {  # of fields that take a list, or fields of their own: how a declar
     "retrain": ("{cron: '0 3 * * 1'}",),
     "notify": ("[ops]",),
 }  # fmt: skip
-OF_ANOTHER_KIND = ("model_type", "dict_type", "tuple_type", "too_short", "string_type")
+OF_ANOTHER_KIND = ("model_type", "dict_type", "tuple_type", "too_short", "string_type", "missing")
 BEYOND_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 SEE_SCHEMA = "See `ft-dagster schema` for what the field takes"
 
@@ -101,11 +102,14 @@ def mistakes_in(
     error: ValidationError, model: type[BaseModel], file_of: Callable[[str], object], fix: str = SEE_SCHEMA
 ) -> list[UserError]:
     """Return the mistakes, one a field: of a value that none of several types takes, what each of them
-    says.
+    says; of a field whose name is misspelt, not also that it is missing.
     """
     by_field: dict[str, list[Any]] = {}
-    for one in error.errors(include_url=False):
-        by_field.setdefault(".".join(map(str, _path(one))), []).append(one)
+    found_all = error.errors(include_url=False)
+    misspelt = {_meant(model, one) for one in found_all if one["type"] == "extra_forbidden"}
+    for one in found_all:
+        if one["type"] != "missing" or tuple(_path(one)) not in misspelt:
+            by_field.setdefault(".".join(map(str, _path(one))), []).append(one)
     return [
         UserError(
             " or ".join(dict.fromkeys(map(_problem, found))),
@@ -117,6 +121,13 @@ def mistakes_in(
         for field, found in by_field.items()
         if not any(other.startswith(f"{field}.") for other in by_field)  # a union's other members
     ]
+
+
+def _meant(model: type[BaseModel], error: Any) -> tuple[Any, ...]:
+    """Return the path of the field that an unknown one stands for, as its way out says; its own without."""
+    *above, _ = path = _path(error)
+    said = re.fullmatch(r"Did you mean (\w+)\?", _fix(model, path, [error], ""))
+    return (*above, said[1]) if said else tuple(path)
 
 
 def nearest(name: str, known: list[str], otherwise: str) -> str:
@@ -144,6 +155,7 @@ def _problem(error: Any) -> str:
         return "no value stands there"
     message = str(error["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
     message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping of fields", message)
+    message = re.sub(r", (unable to parse string as|got) an? .*", "", message)
     message = re.sub(
         r"Tuple should have at least 1 item after validation, not 0", "The list is empty", message
     )
@@ -244,6 +256,8 @@ def _elsewhere(kind: type[BaseModel], name: str) -> str | None:
 
 def _other_value(found: list[Any]) -> str | None:
     """Return how the value would be written right, where that can be told."""
+    if found[0]["type"] == "missing":
+        return None  # its input is all that stands beside it
     value = found[0]["input"]
     if value is None:
         return "Write one, or remove the line"

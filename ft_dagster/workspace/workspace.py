@@ -347,7 +347,7 @@ class Workspace:
         return artifact
 
     def _say_wait(self, stage: str) -> None:
-        self.run.say(f"another process makes this {stage} in {self.settings.work_folder}: it is waited for")
+        self.run.say(f"waits for {stage}, which another process makes in {self.settings.work_folder}")
 
     def _standing(self, stage: Stage[I], recipe: Recipe) -> Artifact:
         """Return what stands under the key, and is the newest of its stage. Raises UserError."""

@@ -61,11 +61,14 @@ def test_the_time_left_goes_on_between_two_batches_and_so_does_the_wait_for_the_
         os.utime(file, (time.time() - age, time.time() - age))
         return in_words(program_now(settings, KEY).progress)
 
-    assert said(40, done=20, total=60, task="sea_quiz", eta_seconds=100.4) == "20 of 60, sea_quiz, ETA 1m 00s"
-    assert said(140.4, done=20, total=60, task="sea_quiz", eta_seconds=100) == (
-        "20 of 60, sea_quiz, unchanged for 2m 20s"
+    assert (
+        said(40, done=20, total=60, task="sea_quiz", eta_seconds=100.4)
+        == "20 of 60 questions, sea_quiz, ETA 1m 00s"
     )
-    assert said(20.4, done=0, total=60, task="sea_quiz") == "0 of 60, sea_quiz, unchanged for 20s"
+    assert said(140.4, done=20, total=60, task="sea_quiz", eta_seconds=100) == (
+        "20 of 60 questions, sea_quiz, unchanged for 2m 20s"
+    )
+    assert said(20.4, done=0, total=60, task="sea_quiz") == "0 of 60 questions, sea_quiz, unchanged for 20s"
     assert said(20.4, task="loads the model") == "loads the model, unchanged for 20s"
 
 
@@ -98,7 +101,7 @@ def test_what_a_step_said_last_is_shown_while_it_runs() -> None:
 
     @dg.op
     def training_mixture(context: dg.OpExecutionContext) -> None:
-        context.log.info("tokenized of train: 1,024 of 50,000 rows")
+        context.log.info("1,024 of 50,000 rows of train tokenized")
         seen.append(said_of_step(context.instance, context.run_id))
         context.log.info("[pipes] external process successfully opened dagster pipes.")
         assert said_of_step(context.instance, context.run_id) == ""
@@ -110,5 +113,5 @@ def test_what_a_step_said_last_is_shown_while_it_runs() -> None:
 
     with dg.DagsterInstance.ephemeral() as instance:
         run = chain.execute_in_process(instance=instance)
-        assert seen == ["tokenized of train: 1,024 of 50,000 rows", "training_mixture"]
+        assert seen == ["1,024 of 50,000 rows of train tokenized", "training_mixture"]
         assert said_of_step(instance, run.run_id) == ""

@@ -32,6 +32,10 @@ DECLARATIONS = {  # added to a declaration, or put in place of a part -> what is
     "training: {lr: 0.001}": "training.lr: unknown field. Did you mean learning_rate?",
     "training: {epochs: 3}": "Did you mean num_train_epochs?",
     "training: {batch_size: 8}": "Did you mean per_device_train_batch_size?",
+    "training: {num_train_epochs: many}": "should be a valid number (got 'many'). Write a number",
+    "training: {seed: x}": "should be a valid integer (got 'x'). Write a whole number",
+    "owners: [o]->#": "owners: needed, but not given. Write it so: `owners: [ann@acme.example]`",
+    "description: d->#": "not given. Write it so: `description: Sorts messages into twelve desks`",
     "lr: 0.001": "lr: unknown field. Did you mean training.learning_rate?",
     "method: {name: lora, r: 8}": "Did you mean rank?",
     "method: dora": "dora is a setting of a method (got 'dora'). Write {name: lora, use_dora: true}",
@@ -138,6 +142,13 @@ def test_a_mistake_in_a_declaration_is_one_line_that_says_how_it_is_written(
     assert isinstance(outcome.exception, SystemExit)
     [line] = [line for line in outcome.output.splitlines() if DECLARATIONS[mistake] in line]
     assert re.search(r"support\.yaml|data/\w+\.\w+:[12]: |/gguf: ", line), "it names the file"
+
+
+def test_a_misspelt_field_that_is_needed_is_one_mistake(project: Path) -> None:
+    (project / "tenants/acme/support.yaml").write_text(DECLARED.replace("owners:", "onwers:"))
+    output = said(project, "check")
+    assert "onwers: unknown field. Did you mean owners?" in output
+    assert "needed" not in output
 
 
 def test_few_rows_are_refused_by_check_with_how_many_are_needed(project: Path) -> None:

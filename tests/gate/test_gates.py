@@ -244,8 +244,13 @@ def test_a_gate_on_a_metric_that_the_task_does_not_have_names_those_it_has() -> 
 
 def test_a_gate_on_a_task_that_is_not_asked_names_those_that_are() -> None:
     gates = GATES.model_copy(update={"metrics": {"mmlu": "acc"}})
-    with pytest.raises(UserError, match=r"gates\.metrics\.mmlu: no such task is asked.*Asked are: forms"):
+    with pytest.raises(
+        UserError, match=r"no such task is asked \(got 'mmlu'\)\. Asked are: forms\. Name one"
+    ):
         judge(column([1.0]), column([1.0]), gates)
+    misspelt = GATES.model_copy(update={"metrics": {"form": "acc"}})
+    with pytest.raises(UserError, match=r"metrics\.form: no such task .*\(got 'form'\)\. Did you mean forms"):
+        judge(column([1.0]), column([1.0]), misspelt)
 
 
 def test_the_task_comes_first_and_every_rule_is_named() -> None:

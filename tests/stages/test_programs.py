@@ -156,6 +156,6 @@ def test_a_run_that_waits_for_another_of_the_same_work_folder_says_so(
     place = workspace.recipe(stage)[0].place
     with ThreadPoolExecutor(1) as pool, make.host_lock(workspace.settings.work_folder, place.path):
         made = pool.submit(workspace.make, stage)
-        assert "another process makes this training_plan" in told.get(timeout=60)
+        assert "waits for training_plan, which another process makes in " in told.get(timeout=60)
         assert launcher.run_dirs == []
     assert made.result(60).place == place

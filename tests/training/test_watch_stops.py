@@ -85,7 +85,7 @@ def test_the_questions_are_drawn_beside_the_base_s_level() -> None:
 def test_what_runs_says_the_questions_beside_its_loss() -> None:
     running: Any = {"step": 10, "total_steps": 40, "loss": 1.5, "questions_right": 0.4, "base_right": 0.5}
     for said in (bar(running), in_words(running)):
-        assert "general questions 40% (base 50%)" in said
+        assert "general questions 40% right (base 50%)" in said
 
 
 def test_a_resumed_training_has_the_answers_and_the_level_of_the_one_before(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ class _Build:
                 number += 1
                 place = Cut(file.stem, row.source, number)
                 yield from ((number, row, example) for example in self._kept(place, row, examples))
-            self._say(f"tokenized of {file.stem}: {pace.said(done)}")
+            self._say(f"{pace.said(done)} of {file.stem} tokenized")
 
     def _kept(self, place: Cut, row: Row, examples: Sequence[Rendered]) -> Iterator[Rendered]:
         """Yield the examples of a row that may be trained on, cut where `on_too_long` allows it. `place`: of

@@ -23,8 +23,15 @@ def test_a_training_has_step_loss_and_eta() -> None:
 
 def test_questions_have_their_task() -> None:
     asked: Progress = {"done": 400, "total": 1600, "task": "arc_easy"}
-    assert in_words(asked) == "400 of 1,600, arc_easy"
-    assert bar(asked) == "#####--------------- 400/1600  arc_easy"
+    assert in_words(asked) == "400 of 1,600 questions, arc_easy"
+    assert bar(asked) == "#####--------------- 400/1600 questions  arc_easy"
+
+
+def test_what_is_done_has_no_time_left() -> None:
+    asked: Progress = {"done": 39, "total": 39, "task": "done", "eta_seconds": 0.0}
+    assert in_words(asked) == "39 of 39 questions"
+    assert bar(asked) == "#################### 39/39 questions"
+    assert in_words({**TRAINING, "step": 64, "eta_seconds": 0.0}) == "step 64 of 64, loss 1.93"
 
 
 @pytest.mark.parametrize("unknown", [{}, {"step": 3}, {"done": 0, "total": 0}])
