@@ -12,13 +12,24 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
-from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.log_files import (
+    RESTORE,
+    Head,
+    advance_head,
+    as_of_head,
+    entry_missing,
+    head_missing,
+    other_before,
+    other_than_head,
+    read_head,
+    stored_entries,
+)
 from ft_dagster.provenance.signing import ERASURE
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store, as_stored
@@ -26,11 +37,9 @@ from ft_dagster.store.numbered import numbered, numbers, to_read
 from ft_dagster.store.signatures import moment, require, sign
 from ft_dagster.strict_json import loads
 
-FOLDER, SHARED_FOLDER, HEAD = "erasures", "_shared", "head.json"
+FOLDER, SHARED_FOLDER, KIND = "erasures", "_shared", "erasure log"
 SCHEMA_VERSION, TRIES = 1, 8
 PURGE_VERSION = 2  # of an entry that says a purge: older versions would call it none
-AT_ONCE = 64  # entries read from a remote store together
-RESTORE = "Restore the log's folder from a backup"
 Action = Literal["request", "approve", "hold", "lift", "purge"]
 REQUEST: Action = "request"
 APPROVE: Action = "approve"
@@ -40,6 +49,7 @@ PURGE: Action = "purge"
 Quarantine = Literal["at once", "when replaced"]  # when a version that learned a record is no longer served
 AT_ONCE_QUARANTINE: Quarantine = "at once"
 WHEN_REPLACED: Quarantine = "when replaced"
+WORDS = ("request", "owner", "by", "reason", "at", "due", "key")
 LISTS = ("refusals", "retrains", "approvers", "learned", "served")
 
 
@@ -84,6 +94,8 @@ class ErasureEntry:
             found = cls(**{**content, **lists})
             if found.action not in get_args(Action) or found.quarantine not in get_args(Quarantine):
                 raise ValueError("no action")
+            if not all(isinstance(getattr(found, name), str) for name in WORDS):
+                raise ValueError("not text")
             if found.action == REQUEST:
                 date.fromisoformat(found.due)
         except (ValueError, KeyError, TypeError):
@@ -144,36 +156,52 @@ def read_erasures(store: Store, owner: str) -> list[ErasureEntry]:
     """Return all entries of an owner, oldest first. Raises UserError that names the entry: one that is
     missing, was changed, cannot be read, or bears no signature where it needs one.
     """
-    return _read(store, owner)[0]
+    return _read(store, owner).entries
 
 
-def _read(store: Store, owner: str) -> tuple[list[ErasureEntry], str | None]:
-    """Return the entries, and the sha256 of the newest."""
+class _Log(NamedTuple):
+    """Holds all entries, oldest first, the content of the newest, and how many the head counts of them."""
+
+    entries: list[ErasureEntry]
+    newest: bytes | None
+    counted: int
+
+
+def _read(store: Store, owner: str) -> _Log:
     folder = folder_of(owner)
-    counted, newest = _head(store, folder)
+    head = read_head(store, folder, KIND)
+    return as_of_head(store, folder, KIND, head, lambda head: _checked(store, owner, head))
+
+
+def _checked(store: Store, owner: str, head: Head) -> _Log:
+    """Return the log, whose head is this one. An entry that was written after it counts as well: no request
+    is lost with its writer, and the next one writes the head for it.
+    """
+    folder = folder_of(owner)
     entries: list[ErasureEntry] = []
-    previous: str | None = None
-    for number, content in _contents(store, folder, to_read(numbers(store, folder), counted)):
-        file = store.uri(numbered(folder, number))
+    newest: bytes | None = None
+    for path, content, _ in stored_entries(store, folder, to_read(numbers(store, folder), head.entries)):
+        file, previous = store.uri(path), None if newest is None else _sha256(newest)
         if content is None:
-            raise UserError("this entry of an erasure log is missing", file=file, fix=RESTORE)
+            raise entry_missing(KIND, file)
         entry = _entry(content, file)
-        if entry.previous != previous or entry.owner != owner:
-            problem = "an entry of an erasure log that was not written after the one before it"
-            raise UserError(problem, file=file, fix=RESTORE)
+        if entry.owner != owner:
+            another = f"an entry of another owner's erasure log ({entry.owner or SHARED_FOLDER})"
+            raise UserError(another, file=file, fix=RESTORE)
+        if entry.previous != previous:
+            raise other_before(KIND, file, len(entries))
         require(store, folder, content, ERASURE, moment(entry.at), where=file)
-        previous = hashlib.sha256(content).hexdigest()
-        if number == counted and previous != newest:
-            changed = f"this entry of an erasure log is not the one that {HEAD} was written after"
-            raise UserError(changed, file=file, fix=RESTORE)
         entries.append(entry)
-    return entries, previous
+        newest = content
+        if len(entries) == head.entries and _sha256(content) != head.sha256:
+            raise other_than_head(KIND, file)
+    if len(entries) > 1 and not head.entries:
+        raise head_missing(KIND, store.uri(folder))
+    return _Log(entries, newest, head.entries)
 
 
-def _contents(store: Store, folder: str, wanted: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
-    left = iter(wanted)
-    while batch := list(islice(left, AT_ONCE)):
-        yield from zip(batch, store.read_each([numbered(folder, each) for each in batch]), strict=True)
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _entry(content: bytes, file: str) -> ErasureEntry:
@@ -184,20 +212,6 @@ def _entry(content: bytes, file: str) -> ErasureEntry:
     return ErasureEntry.from_json(said, file=file)
 
 
-def _head(store: Store, folder: str) -> tuple[int, str]:
-    path = f"{folder}/{HEAD}"
-    try:
-        head = store.read_json(path)
-        count, sha256 = head["entries"], str(head["sha256"])
-        if type(count) is not int or count < 1:
-            raise ValueError("not a number of entries")
-    except FileNotFoundError:
-        return 0, ""
-    except (ValueError, KeyError, TypeError):
-        raise UserError("not the head of an erasure log", file=store.uri(path), fix=RESTORE) from None
-    return count, sha256
-
-
 def append(
     store: Store, owner: str, decide: Callable[[Sequence[ErasureEntry]], ErasureEntry]
 ) -> ErasureEntry:
@@ -206,15 +220,16 @@ def append(
     """
     folder = folder_of(owner)
     for tried in range(TRIES):
-        entries, previous = _read(store, owner)
+        log = _read(store, owner)
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = replace(decide(entries), owner=owner, at=at, previous=previous)
-        content, number = as_stored(asdict(entry)), len(entries) + 1
+        previous = None if log.newest is None else _sha256(log.newest)
+        entry = replace(decide(log.entries), owner=owner, at=at, previous=previous)
+        content, number = as_stored(asdict(entry)), len(log.entries) + 1
         sign(store, folder, content, ERASURE)
+        if log.newest is not None and log.counted < len(log.entries):
+            advance_head(store, folder, KIND, len(log.entries), log.newest)  # its writer was killed
         if store.create_exclusively(numbered(folder, number), content):
-            sha256 = hashlib.sha256(content).hexdigest()
-            head = {"schema_version": SCHEMA_VERSION, "entries": number, "sha256": sha256}
-            store.write_json(f"{folder}/{HEAD}", head)
+            advance_head(store, folder, KIND, number, content)
             return entry
         time.sleep(random.uniform(0, min(0.5, 0.01 * 2**tried)))
     fix = "Look who writes to this log, and run it again"

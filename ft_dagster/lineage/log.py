@@ -14,14 +14,26 @@ about to, or somebody put it there. Who does the same again writes the head for 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry, broken_entry
+from ft_dagster.lineage.log_files import (
+    RESTORE,
+    Head,
+    StoredEntry,
+    advance_head,
+    as_of_head,
+    entry_missing,
+    head_missing,
+    other_before,
+    other_than_head,
+    read_head,
+    stored_entries,
+    write_head,
+)
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.provenance.signing import RELEASE as RELEASED
 from ft_dagster.provenance.signing import TrustedKey
@@ -32,27 +44,8 @@ from ft_dagster.store.release_chain import CHAINED, FOLDER, link_after, signed_o
 from ft_dagster.store.signatures import moment, require, sign, signers
 from ft_dagster.strict_json import loads
 
-HEAD = "head.json"
-AT_ONCE = 64  # entries read from a remote store together
-RESTORE = "Restore the log's folder from a backup"
+KIND = "release log"
 UNCOUNTED = "without its head, so that it does not count: its writer was killed, or somebody put it there"
-
-
-class _Head(NamedTuple):
-    """Counts the entries there were when it was written, with the sha256 of the newest; 0 and "" without
-    one.
-    """
-
-    entries: int
-    sha256: str
-
-
-class _Stored(NamedTuple):
-    """Holds an entry's file; `content`: None where it is not there."""
-
-    path: str
-    content: bytes | None
-    recalled: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ def read_log(store: Store, prefix: str) -> ReleaseLog:
     """Read every entry from the store. Raises UserError that names the entry: one that is missing, was
     changed, or cannot be read.
     """
-    return _whole(store, prefix, _head(store, prefix))
+    return _whole(store, prefix, read_head(store, folder_of(prefix), KIND))
 
 
 def recalled_log(store: Store, prefix: str) -> ReleaseLog:
@@ -97,33 +90,27 @@ def recalled_log(store: Store, prefix: str) -> ReleaseLog:
     The head names the newest entry by its hash, and each entry the one before it: so none that is remembered
     is another than was there when the head was written. Where they do not fit, all are read.
     """
-    head = _head(store, prefix)
+    head = read_head(store, folder_of(prefix), KIND)
     if head.entries and store.remote:
         with suppress(UserError):
-            return _checked(
-                store, prefix, head, _contents(store, prefix, range(1, head.entries + 1), recalled=True)
-            )
+            wanted = range(1, head.entries + 1)
+            known = stored_entries(store, folder_of(prefix), wanted, recalled=True)
+            return _checked(store, prefix, head, known)
     return _whole(store, prefix, head)
 
 
-def _whole(store: Store, prefix: str, head: _Head) -> ReleaseLog:
+def _whole(store: Store, prefix: str, head: Head) -> ReleaseLog:
     """Return the log by a head, or by the one that another writer put in its place while this was read."""
-    while True:
-        wanted = to_read(numbers(store, folder_of(prefix)), head.entries)
-        try:
-            log = _checked(store, prefix, head, _contents(store, prefix, wanted))
-        except UserError:
-            now = _head(store, prefix)
-            if now == head:
-                raise
-        else:
-            now = _head(store, prefix) if log.uncounted else head
-            if now == head:
-                return log
-        head = now
+    folder = folder_of(prefix)
+
+    def read(head: Head) -> ReleaseLog:
+        wanted = to_read(numbers(store, folder), head.entries)
+        return _checked(store, prefix, head, stored_entries(store, folder, wanted))
+
+    return as_of_head(store, folder, KIND, head, read, unsettled=lambda log: log.uncounted)
 
 
-def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]) -> ReleaseLog:
+def _checked(store: Store, prefix: str, head: Head, contents: Iterable[StoredEntry]) -> ReleaseLog:
     """Return the log of these entries, in order, as far as its head holds them; these are remembered."""
     entries: list[ReleaseEntry] = []
     hashes: list[str] = []
@@ -134,8 +121,7 @@ def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]
             uncounted += [] if content is None else [store.uri(path)]
             continue
         if content is None:
-            gone = "this entry of a release log is missing"
-            raise UserError(gone, file=store.uri(path), fix=RESTORE)
+            raise entry_missing(KIND, store.uri(path))
         if not head.entries and _parsed(store, path, content).schema_version >= CHAINED:
             uncounted.append(store.uri(path))  # the first one before its head
             continue
@@ -150,11 +136,9 @@ def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]
         if head.entries and not recalled:
             read[path] = content
     if len(uncounted) > 1 and not head.entries:
-        gone = f"{HEAD} of this release log is missing"
-        raise UserError(gone, file=store.uri(folder_of(prefix)), fix=RESTORE)
+        raise head_missing(KIND, store.uri(folder_of(prefix)))
     if head.entries and hashes[head.entries - 1] != head.sha256:
-        changed = f"this entry of a release log is not the one that {HEAD} was written after"
-        raise UserError(changed, file=store.uri(entry_path(prefix, head.entries)), fix=RESTORE)
+        raise other_than_head(KIND, store.uri(entry_path(prefix, head.entries)))
     if head.entries and entries[head.entries - 1].schema_version >= CHAINED:
         store.remember(read)
     return ReleaseLog(entries, hashes, _link(entries, hashes), tuple(uncounted))
@@ -248,35 +232,19 @@ def adopt(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> Re
 
 def _mark(store: Store, prefix: str, number: int, content: bytes) -> None:
     """Write the head, unless others went on from there meanwhile, and tell the witnesses."""
-    if marked(store, prefix) < number:
-        mark_newest(store, prefix, number, content)
+    advance_head(store, folder_of(prefix), KIND, number, content)
     if store.witnesses is not None:
         store.witnesses.tell({prefix: Seen(number, hashlib.sha256(content).hexdigest())})
 
 
 def marked(store: Store, prefix: str) -> int:
     """Return how many entries the head holds; 0 without one. Raises UserError for what is none."""
-    return _head(store, prefix).entries
+    return read_head(store, folder_of(prefix), KIND).entries
 
 
 def mark_newest(store: Store, prefix: str, number: int, content: bytes) -> None:
     """Write the log's head: how many entries there are, and the newest one's content."""
-    head = {"schema_version": 1, "entries": number, "sha256": hashlib.sha256(content).hexdigest()}
-    store.write_json(f"{folder_of(prefix)}/{HEAD}", head)
-
-
-def _head(store: Store, prefix: str) -> _Head:
-    path = f"{folder_of(prefix)}/{HEAD}"
-    try:
-        head = store.read_json(path)
-        entries, sha256 = head["entries"], str(head["sha256"])
-        if type(entries) is not int or entries < 1:
-            raise ValueError("not a number of entries")
-        return _Head(entries, sha256)
-    except FileNotFoundError:
-        return _Head(0, "")
-    except (ValueError, KeyError, TypeError):
-        raise UserError("not the head of a release log", file=store.uri(path), fix=RESTORE) from None
+    write_head(store, folder_of(prefix), number, content)
 
 
 def folder_of(prefix: str) -> str:
@@ -300,10 +268,7 @@ def _check_link(
             raise UserError("an entry that names none before it, after one that does", file=file, fix=RESTORE)
         return
     if entry.previous != _link(before, hashes):
-        at = len(before)
-        changed = f"entry {at}" if chained else f"one of the entries 1 to {at}"
-        problem = f"{changed} of this release log is not what entry {at + 1} was written after"
-        raise UserError(problem if before else "entries before this one are missing", file=file, fix=RESTORE)
+        raise other_before(KIND, file, len(before), chained=chained)
 
 
 def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: str) -> None:
@@ -313,20 +278,6 @@ def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: s
     serves_known = entry.production in {None, *versions, *([entry.version] if is_release else [])}
     if (entry.version in versions) == is_release or not serves_known:
         raise UserError("an entry about a version that it cannot be about", file=file, fix=RESTORE)
-
-
-def _contents(
-    store: Store, prefix: str, wanted: Iterable[int], *, recalled: bool = False
-) -> Iterator[_Stored]:
-    """Return entries by their numbers, in order; `recalled`: those that this host remembers from there."""
-    left = iter(wanted)
-    while paths := [entry_path(prefix, number) for number in islice(left, AT_ONCE)]:
-        known = store.recall(paths) if recalled else {}
-        absent = [path for path in paths if path not in known]
-        read = dict(zip(absent, store.read_each(absent), strict=True))
-        yield from (
-            _Stored(path, known[path] if path in known else read[path], path in known) for path in paths
-        )
 
 
 def _parsed(store: Store, path: str, content: bytes) -> ReleaseEntry:

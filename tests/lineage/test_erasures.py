@@ -70,7 +70,7 @@ def test_an_entry_that_was_changed_or_taken_out_is_named(store: Store, tmp_path:
     file = files(tmp_path)[which - 1]
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "reason": "another"}))
-    with pytest.raises(UserError, match=r"0000\d\d.json: .*(not written after|not the one that)"):
+    with pytest.raises(UserError, match=r"0000\d\d.json: .*(is not what entry|is not the one that)"):
         read_erasures(store, "acme")
     file.unlink()
     with pytest.raises(UserError, match=rf"00000{which}.json: this entry of an erasure log is missing"):
@@ -90,12 +90,95 @@ def test_a_number_or_a_count_far_away_is_one_error_and_no_loop(store: Store, tmp
         read_erasures(store, "acme")
 
 
+def test_a_log_without_its_head_is_refused(store: Store, tmp_path: Path) -> None:
+    """Without it nothing would tell that the newest entries were taken out."""
+    for number in range(1, 4):
+        ask(store, tmp_path / "keys", id=f"r{number}")
+    (tmp_path / "store/erasures/acme/head.json").unlink()
+    files(tmp_path)[-1].unlink()
+    with pytest.raises(UserError, match=r"acme: head\.json of this erasure log is missing"):
+        read_erasures(store, "acme")
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_an_entry_whose_writer_was_killed_before_the_head_counts_and_is_held(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """`before`: entries. The next writer writes the head for it first, and may be killed as well."""
+    for number in range(before):
+        ask(store, tmp_path / "keys", id=f"before{number}")
+    for id in ("r1", "r2"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "create_exclusively", created_and_killed)
+            with pytest.raises(KeyboardInterrupt):
+                ask(store, tmp_path / "keys", id=id)
+    head = json.loads((tmp_path / "store/erasures/acme/head.json").read_text())
+    assert head["entries"] == before + 1
+    assert [one.request for one in read_erasures(store, "acme")][before:] == ["r1", "r2"]
+    ask(store, tmp_path / "keys", id="r3")
+    files(tmp_path)[-1].unlink()
+    with pytest.raises(UserError, match=rf"00000{before + 3}\.json: this entry of an erasure log is missing"):
+        read_erasures(store, "acme")
+
+
+create_exclusively = Store.create_exclusively
+
+
+def created_and_killed(store: Store, path: str, content: bytes) -> bool:
+    create_exclusively(store, path, content)
+    raise KeyboardInterrupt
+
+
+def test_who_wrote_an_entry_moves_no_head_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer was so slow that another went on from it."""
+
+    def slowly(self: Store, path: str, content: bytes) -> bool:
+        monkeypatch.setattr(Store, "create_exclusively", create_exclusively)
+        made = create_exclusively(self, path, content)
+        ask(self, tmp_path / "keys", id="r2")
+        return made
+
+    refusal_key(tmp_path / "keys", "acme")
+    monkeypatch.setattr(Store, "create_exclusively", slowly)
+    ask(store, tmp_path / "keys")
+    assert json.loads((tmp_path / "store/erasures/acme/head.json").read_text())["entries"] == 2
+
+
+def test_a_head_that_appears_while_the_log_is_read_is_read_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader saw no head, and then two entries that were written meanwhile."""
+    read, looked = Store.read_json, iter([True])
+
+    def late(self: Store, path: str) -> object:
+        if path.endswith("head.json") and next(looked, False):
+            monkeypatch.setattr(Store, "read_json", read)
+            for id in ("r1", "r2"):
+                ask(store, tmp_path / "keys", id=id)
+            raise FileNotFoundError(path)
+        return read(self, path)
+
+    monkeypatch.setattr(Store, "read_json", late)
+    assert [one.request for one in read_erasures(store, "acme")] == ["r1", "r2"]
+
+
+@pytest.mark.parametrize("field", ["at", "by", "request"])
+def test_an_entry_with_a_number_for_a_text_is_named(store: Store, tmp_path: Path, field: str) -> None:
+    ask(store, tmp_path / "keys")
+    (file,) = files(tmp_path)
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: 5}))
+    with pytest.raises(UserError, match=r"000001\.json: not an entry of an erasure log"):
+        read_erasures(store, "acme")
+
+
 def test_an_entry_of_another_tenants_log_is_refused(store: Store, tmp_path: Path) -> None:
     ask(store, tmp_path / "keys")
     target = tmp_path / "store/erasures/globex/000001.json"
     target.parent.mkdir()
     target.write_bytes(files(tmp_path)[0].read_bytes())
-    with pytest.raises(UserError, match="not written after the one before it"):
+    with pytest.raises(UserError, match=r"an entry of another owner's erasure log \(acme\)"):
         read_erasures(store, "globex")
 
 

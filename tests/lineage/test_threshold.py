@@ -12,15 +12,8 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import (
-    HEAD,
-    countersign,
-    entry_path,
-    folder_of,
-    read_log,
-    uncounted_words,
-    waiting,
-)
+from ft_dagster.lineage.log import countersign, entry_path, folder_of, read_log, uncounted_words, waiting
+from ft_dagster.lineage.log_files import HEAD
 from ft_dagster.lineage.statements import sign_history, unsigned
 from ft_dagster.provenance.signing import RELEASE, Signer, Trust
 from ft_dagster.provenance.witnessed import Seen

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import HEAD, entry_path, folder_of, read_log
+from ft_dagster.lineage.log import entry_path, folder_of, read_log
+from ft_dagster.lineage.log_files import HEAD
 from ft_dagster.lineage.release import ReleaseCandidate
 from ft_dagster.lineage.statements import sign_history, unsigned
 from ft_dagster.provenance.signing import CHECKPOINT, MANIFEST, RELEASE, Signer, TrustedKey, envelope_content

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import PROMOTE, ReleaseEntry
-from ft_dagster.lineage.log import HEAD, entry_path
+from ft_dagster.lineage.log import entry_path
+from ft_dagster.lineage.log_files import HEAD
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store
 from ft_dagster.store.blobs import as_stored

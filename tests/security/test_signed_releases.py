@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import _environment
-from ft_dagster.lineage.log import HEAD
+from ft_dagster.lineage.log_files import HEAD
 from ft_dagster.settings import load_settings
 from ft_dagster.spec.trust import load_trust
 from tests.kept_project import copied_project

@@ -29,6 +29,7 @@ from ft_dagster.audit.replay.kept_code import kept_code
 from ft_dagster.errors import UserError
 from ft_dagster.lineage import erasures
 from ft_dagster.lineage.log import entry_path, folder_of, read_log, uncounted_words
+from ft_dagster.lineage.log_files import HEAD
 from ft_dagster.lineage.tries import (
     LINEAGE,
     folders_of_tries,
@@ -93,7 +94,7 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
     yield from _without_head(audit, heads)
     yield from _without_tries(audit)
     for folder in _erasure_logs(audit):
-        lines = _told(audit, _of_erasures, folder, erasures.HEAD)
+        lines = _told(audit, _of_erasures, folder, HEAD)
         wrong |= {folder} if lines else set()
         yield from lines
     kept = filter(lambda path: _TRY.fullmatch(path) or _ERASURE.fullmatch(path), files)

@@ -1,4 +1,5 @@
-"""Hold a whole store against itself: bytes, trees, ledgers, the chain of manifests, release logs, the index.
+"""Hold a whole store against itself: bytes, trees, ledgers, the chain of manifests, logs of releases and
+erasures, the index.
 
 What was checked is kept beside the index until all is, so that a check that was ended goes on where it was.
 """
@@ -56,7 +57,7 @@ class Verified:
     """Says what a check found. `artifacts`: how many were looked at, `before`: of them by a check that was
     ended, `removed`: of those now looked at, by retention. `bytes`: hashed now. `problems`: one line each;
     none where all holds that was checked. `unchecked`: what could not be checked, and why. `since`: from when
-    on the index remembers what release logs, heads and tries were, ISO 8601; empty: it was made by an earlier
+    on the index remembers what logs, heads and tries were, ISO 8601; empty: it was made by an earlier
     version. `signed`: whose signatures were asked for, and what bears none, in one line. `unsalted`: files
     of record evidence that hold unsalted identities, which `audit forget-identities` takes out. `amended`:
     how many artifacts have evidence of other bytes than their manifest lists, by an amendment.
@@ -87,7 +88,8 @@ def verify(
     fresh: bool = False,
 ) -> Verified:
     """Hash every artifact again and hold it against all that speaks of it; `only` some of them, else all, and
-    the release logs. `fresh`: also what a check that was ended looked at. Goes on after what does not hold.
+    the logs of releases and erasures. `fresh`: also what a check that was ended looked at. Goes on after what
+    does not hold.
 
     Raises UserError where nothing is stored, of the tenant alone whose auditor asks.
     """

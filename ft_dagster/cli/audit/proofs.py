@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 def verify(
     context: typer.Context,
     digest: Annotated[str | None, typer.Argument(help="The digest of an artifact; none with --all")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Everything, and the release logs")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Everything, and the logs of releases and erasures")
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="From the beginning, not from where an earlier check ended")
     ] = False,
@@ -44,8 +46,8 @@ def verify(
     save: Save = False,
     as_json: Json = False,
 ) -> None:
-    """Hash stored files again; check record trees, ledgers, manifests, logs and the index. Exits with 1 if
-    any does not hold.
+    """Hash stored files again; check record trees, ledgers, manifests, logs of releases and erasures, and the
+    index. Exits with 1 if any does not hold.
     """
     from ft_dagster.audit.verify import verify as checks
 

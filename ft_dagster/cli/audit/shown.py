@@ -225,7 +225,7 @@ def verified_parts(found: Verified, cannot_notice: Iterable[str]) -> Iterator[Pa
         holds = "holds" if found.unsalted == 1 else "hold"
         yield f"{counted(found.unsalted, 'file')} {holds} unsalted identities"
     if cannot_notice and found.since:
-        yield f"release logs, heads and tries are held against what they were since {found.since}"
+        yield f"release and erasure logs, heads and tries are held against what they were since {found.since}"
 
 
 def proof_parts(found: ProofChecked) -> Iterator[Part]:
