@@ -83,7 +83,6 @@ def cost_rows(document: Estimate) -> list[tuple[str, str]]:
     """Return (name, figures with their units) of the cost."""
     row, probe = document.planned_row, document.predicted.probe_hours
     work, days = document.utilization, row.days_to_candidate
-    states = document.storage.resume_points_bytes
     speed = ABSENT if work is None else f"{work.value:.1%} of the peak ({work.origin}: {work.reason})"
     return [
         (TO_TRAIN, spent_words(document)),
@@ -92,12 +91,29 @@ def cost_rows(document: Estimate) -> list[tuple[str, str]]:
         ("memory", document.plan.learned),
         ("stored, the tenant's variants of this base", f"{row.storage_gb:,.2f} GB"),
         ("with the checkpoints of one training", f"${document.storage_usd_per_month:,.2f} a month"),
-        *([("resume points", f"at most {states / 1e9:,.2f} GB with each model")] if states else []),
+        *resume_point_rows(document),
         ("served", document.serving),
         ("10 to 20 trainings", ABSENT if days is None else f"about {days:,.2f} days of the machine"),
         *[("judging", each.sentence) for each in document.judged_on],
         *[("cross-check", line) for line in document.cross_checks],
     ]
+
+
+def resume_point_rows(document: Estimate) -> list[tuple[str, str]]:
+    """Return what resume points take and save; nothing where none is kept."""
+    from ft_dagster.training.retrain.resume_points import share_again
+
+    stored, training = document.storage, document.plan.training
+    if not stored.resume_points_bytes:
+        return []
+    said = f"at most {size(stored.resume_points_bytes)} with each model"
+    passes, points = training["num_train_epochs"], stored.resume_points_bytes // (2 * stored.checkpoint_bytes)
+    if training.get("max_steps") is None and passes >= 1:
+        said += (
+            f"; from them a training without one record takes {share_again(passes, points):.0%} of the steps"
+        )
+        said += " on average"
+    return [("resume points", said)]
 
 
 def spent_words(document: Estimate) -> str:
