@@ -5,7 +5,7 @@ releases.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -30,7 +30,7 @@ from ft_dagster.audit.trained import (
 )
 from ft_dagster.data.mixture.mixture_figures import GENERAL
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.entry import RELEASE, ROLLBACK, ReleaseEntry
 from ft_dagster.lineage.graph import ancestors, exports_of, missing
 from ft_dagster.lineage.log import read_log
 from ft_dagster.models.base_record import BaseRecord
@@ -144,13 +144,12 @@ def at(audit: Audit, variant: str, date: str, *, now: datetime | None = None) ->
     """
     moment, note = moment_of(date, now or datetime.now(UTC))
     prefix = _prefix(audit, variant)
-    entries = [entry for entry in read_log(audit.store, prefix).entries if entry.at <= moment]
+    log = read_log(audit.store, prefix).entries
+    entries = [entry for entry in log if entry.at <= moment]
     serving = entries[-1].production if entries else None
     if serving is None:
-        first = read_log(audit.store, prefix).entries
-        since = f"; its first release was at {first[0].at}" if first else "; it was never released"
-        problem = f"nothing of {variant} was in production then{since}"
-        raise UserError(problem, value=date, fix="Name a later date")
+        problem = f"nothing of {variant} was in production then; {_since(log, entries)}"
+        raise UserError(problem, value=date, fix="Name another date; `ft-dagster history` shows the log")
     entry = next(e for e in entries if e.action == RELEASE and e.version == serving)
     fix = "Restore the store from a backup"
     exports = exports_of(audit.index.of_stage(MODEL_EXPORT.name, prefix), entry)
@@ -162,6 +161,18 @@ def at(audit: Audit, variant: str, date: str, *, now: datetime | None = None) ->
         raise UserError(problem, value=entry.weights, fix=fix)
     records = len(records_of(audit, weights))
     return AtAnswer(variant, moment, entry.to_json(), model_answer(audit, weights), records, note)
+
+
+def _since(log: Sequence[ReleaseEntry], before: Sequence[ReleaseEntry]) -> str:
+    """Say why nothing was in production after the entries `before`, the first ones of a log."""
+    if not log:
+        return "it was never released"
+    if not before:
+        return f"its first release was at {log[0].at}"
+    last = before[-1]
+    if last.action == ROLLBACK:
+        return f"version {last.version} was taken out of it at {last.at}"
+    return f"version {last.version} waited for approval"
 
 
 def diff(audit: Audit, a: str, b: str) -> DiffAnswer:

@@ -108,8 +108,10 @@ def released_parent(
     prefix = parent_prefix(child, key)
     entry = production(store, prefix)
     if entry is None:
-        fix = f"Run it first (`ft-dagster run {key}`); once it is released, run {child} again"
-        raise UserError("this variant was never released", file=file, field=FIELD, value=str(key), fix=fix)
+        fix = f"Run it (`ft-dagster run {key}`), or release a version of it; then run {child} again"
+        raise UserError(
+            "no version of this variant is in production", file=file, field=FIELD, value=str(key), fix=fix
+        )
     export = released_export(store, prefix, entry)
     if export is None:
         raise _gone(key, entry.version, "its export", file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from ft_dagster.cli.audit.shown import model_parts, print_parts
 from ft_dagster.cli.common import out
 from ft_dagster.data.rows.content import identity_of, normal_text
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.release import ReleaseRequest, take_out
 from ft_dagster.settings import Settings
 from ft_dagster.stages.judging.export_lineage import made_of
 from ft_dagster.strict_json import dumps
@@ -166,6 +168,12 @@ def test_what_was_in_production_is_told_by_the_log(history: History) -> None:
     found = at(audit, "acme.one", this_moment())
     assert (found.entry["version"], found.model.weights) == (1, audit.model("acme.one").digest)
     assert found.records == len(list(training_records(audit, audit.model("acme.one"))))
+
+
+def test_at_says_when_a_version_was_taken_out_of_production(history: History) -> None:
+    gone = take_out(history.store, "tenants/acme/one", ReleaseRequest("names in answers", "ann"))
+    with pytest.raises(UserError, match=f"version 1 was taken out of it at {re.escape(gone.at)}"):
+        at(history.audit(), "acme.one", this_moment())
 
 
 @pytest.mark.parametrize(

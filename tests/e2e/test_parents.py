@@ -211,7 +211,7 @@ def test_a_parent_without_a_release_stops_the_child_with_what_to_run(
         said = check_variant(workshop.settings, VariantKey("acme", "colours"))
         assert "acme.unborn, which is not released yet" in said["summary"]
         result = workshop.materialize("acme.colours", "declaration", "base_model", raises=False)
-        assert "base_model.variant: this variant was never released" in workshop.failure(result)
+        assert "base_model.variant: no version of this variant is in production" in workshop.failure(result)
         assert "ft-dagster run acme.unborn" in workshop.failure(result)
     finally:
         (workshop.folder / "tenants" / "acme" / "unborn.yaml").unlink()

@@ -46,7 +46,7 @@ def test_a_parent_that_was_never_released_is_refused_with_what_to_run(store: Sto
     with pytest.raises(UserError) as caught:
         starting(store)
     error = caught.value
-    assert error.problem == "this variant was never released"
+    assert error.problem == "no version of this variant is in production"
     assert (error.file, error.field, error.value) == ("support.yaml", "base_model.variant", "acme.medical")
     assert "ft-dagster run acme.medical" in error.fix
 
