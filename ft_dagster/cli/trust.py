@@ -21,11 +21,13 @@ from ft_dagster.spec import VariantKey
 if TYPE_CHECKING:
     from ft_dagster.lineage.statements import Statement
     from ft_dagster.provenance.witnessed import Listed
+    from ft_dagster.store.blobs import Store
 
 trust = typer.Typer(
     help="Signatures: whose count, what bears none, and keys to sign by.", no_args_is_help=True
 )
 app.add_typer(trust, name="trust", rich_help_panel=KEEPING)
+RENAME = "Give another name"
 Tenant = Annotated[str | None, typer.Option(help="Of this tenant alone", autocompletion=declaring_tenants)]
 
 
@@ -66,6 +68,8 @@ def new_key(
     entry |= {} if person is None else {"person": person}
     validate(TrustKeySpec, entry, lambda field: None, "See `ft-dagster trust new-key --help`")
     root, stands = settings.project / TRUST_FILE, find_trust(settings.project) is not None
+    if stands:
+        _refuse_listed(name, settings.project)
     file = (folder or settings.keys_folder / "signing") / f"{name}.pem"
     _write_private(file, private)
     said = _as_yaml(entry)
@@ -141,6 +145,7 @@ def unsigned(context: typer.Context, tenant: Tenant = None, as_json: Json = Fals
     from ft_dagster.lineage import statements
 
     store = load_settings(context.obj).open_store()
+    _refuse_unknown(store, tenant)
     statements.without_refusal(store)
     found = [_shown(store.uri(one.path), one) for one in statements.unsigned(store, tenant)]
     if as_json:
@@ -168,17 +173,16 @@ def sign(
     from ft_dagster.lineage import statements
 
     store = load_settings(context.obj).open_store()
-    if (
-        not yes
-        and not as_json
-        and not typer.confirm("Did `ft-dagster audit verify --all` find that all holds?")
-    ):
+    _refuse_unknown(store, tenant)
+    statements.refuse_without_auditor(store)
+    asks = "Did `ft-dagster audit verify --all` find that all holds?"
+    if not yes and not as_json and not typer.confirm(asks):
         raise typer.Exit(1)
     found = [_shown(store.uri(one.path), one) for one in statements.sign_history(store, tenant)]
     if as_json:
         print_json({"signed": found})
     else:
-        tell(f"Signed {len(found)} files" if found else "Everything is signed")
+        tell(f"Signed {counted(len(found), 'file')}" if found else "Everything is signed")
 
 
 @trust.command()
@@ -301,6 +305,26 @@ def _shown(file: str, one: Statement) -> dict[str, str]:
     return {"file": file, "at": one.at.isoformat(), "kind": one.kind.rpartition(".")[2].removesuffix("+json")}
 
 
+def _refuse_unknown(store: Store, tenant: str | None) -> None:
+    """Raises UserError for a tenant of whom nothing is stored: a mistyped name is no answer."""
+    from ft_dagster.lineage.erasures import owners_with_erasures
+    from ft_dagster.spec.validation import nearest
+
+    known = sorted({*store.names("tenants"), *owners_with_erasures(store)} - {""})
+    if tenant is not None and tenant not in known:
+        fix = nearest(tenant, known, f"Known: {', '.join(known) or 'none'}")
+        raise UserError("nothing of this tenant is stored", field="--tenant", value=tenant, fix=fix)
+
+
+def _refuse_listed(name: str, project: Path) -> None:
+    """Raises UserError for a name that a key of trust.yaml has, and for a file that cannot be read."""
+    from ft_dagster.spec.trust import load_trust
+
+    root = load_trust(project, None)
+    if root is not None and any(key.name == name for key in root.keys):
+        raise UserError("a key of this name is listed", file=root.file, field="keys", value=name, fix=RENAME)
+
+
 def _write_private(file: Path, content: bytes) -> None:
     """Write a file that this user alone may read. Raises UserError where it is there, or cannot be
     written.
@@ -313,14 +337,15 @@ def _write_private(file: Path, content: bytes) -> None:
     except FileExistsError as error:
         if error.filename != str(file):
             raise UserError("no folder", file=file.parent, fix="Name a --folder") from None
-        raise UserError("a key of this name is there", file=file, fix="Give another name") from None
+        raise UserError("a key of this name is there", file=file, fix=RENAME) from None
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror}", file=file, fix="Name a --folder") from None
 
 
 def _as_yaml(entry: dict[str, Any]) -> str:
+    import yaml
+
     public = textwrap.indent(str(entry["public"]), "      ")
-    fields = "\n".join(
-        f"    {name}: {value}" for name, value in entry.items() if name not in ("name", "public")
-    )
-    return f"  - name: {entry['name']}\n{fields}\n    public: |\n{public}"
+    fields = {name: value for name, value in entry.items() if name != "public"}
+    said = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=10_000)  # quoted where it must
+    return f"  - {textwrap.indent(said, '    ').lstrip()}    public: |\n{public}"

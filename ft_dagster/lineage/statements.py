@@ -13,7 +13,16 @@ from typing import NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.lineage import erasures
 from ft_dagster.lineage.log import entry_path, read_log
-from ft_dagster.provenance.signing import AMENDMENT, ERASURE, MANIFEST, RELEASE, TOMBSTONE, TRUST_FILE, Trust
+from ft_dagster.provenance.signing import (
+    AMENDMENT,
+    ERASURE,
+    MANIFEST,
+    RELEASE,
+    TOMBSTONE,
+    TRUST_FILE,
+    Signer,
+    Trust,
+)
 from ft_dagster.store.amendments import FOLDER, read
 from ft_dagster.store.artifacts import Artifact, Removed
 from ft_dagster.store.blobs import Store, StoredFile
@@ -87,6 +96,18 @@ def sign_history(store: Store, tenant: str | None = None) -> Iterator[Statement]
     """Sign each statement that bears no signature that counts, and yield it. Raises UserError where no
     auditor's key signs here.
     """
+    signer = refuse_without_auditor(store)
+    for one in unsigned(store, tenant):
+        sign(store, one.prefix, one.content, one.kind)
+        if signer.key not in signers(store, one.prefix, one.content, one.kind, one.at):
+            fix = f"See from when to when {signer.key.name} may sign, in {TRUST_FILE}"
+            problem = "the signature does not count"
+            raise UserError(problem, file=store.uri(one.path), value=one.at.isoformat(), fix=fix)
+        yield one
+
+
+def refuse_without_auditor(store: Store) -> Signer:
+    """Have a store read what nobody signed; return who signs here. Raises UserError for no auditor."""
     trust = without_refusal(store)
     if trust.signer is None or trust.signer.key.role != "auditor":
         raise UserError(
@@ -96,13 +117,7 @@ def sign_history(store: Store, tenant: str | None = None) -> Iterator[Statement]
             value=None if trust.signer is None else trust.signer.key.name,
             fix="Run it where `signing_key` is an auditor's key",
         )
-    for one in unsigned(store, tenant):
-        sign(store, one.prefix, one.content, one.kind)
-        if trust.signer.key not in signers(store, one.prefix, one.content, one.kind, one.at):
-            fix = f"See from when to when {trust.signer.key.name} may sign, in {TRUST_FILE}"
-            problem = "the signature does not count"
-            raise UserError(problem, file=store.uri(one.path), value=one.at.isoformat(), fix=fix)
-        yield one
+    return trust.signer
 
 
 def _of_artifact(store: Store, one: Artifact | Removed) -> Statement:

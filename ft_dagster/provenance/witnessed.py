@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -63,6 +63,6 @@ class LogWitness(Protocol):
         """Yield the newest checkpoints of each witness, the last first."""
         ...
 
-    def faults(self, logs: Logs) -> list[str]:
-        """Return what does not hold of the logs, a line each."""
+    def faults(self, logs: Logs, unread: Iterable[str] = ()) -> list[str]:
+        """Return what does not hold of the logs, a line each; of those `unread`, that they are there."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
@@ -18,6 +19,7 @@ from ft_dagster.spec.model import SpecModel
 from ft_dagster.spec.validation import validate
 from ft_dagster.spec.yaml_files import read_yaml
 
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 SEE_DOCS = "See docs/signing.md for what the field takes"
 
 
@@ -59,6 +61,14 @@ class TrustKeySpec(SpecModel):
     uri: str | None = Field(
         None, description="Of a key service that signs by it (awskms:, gcpkms:, azurekms:)"
     )
+
+    @field_validator("begins", "ends", mode="before")
+    @classmethod
+    def _is_a_day(cls, value: object) -> object:
+        """Take no number, which would be seconds since 1970, and no time of a day."""
+        if type(value) is date or value is None or (isinstance(value, str) and _DAY.fullmatch(value)):
+            return value
+        raise ValueError("not a day: write one as 2027-01-31")
 
     @field_validator("public")
     @classmethod

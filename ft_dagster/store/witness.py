@@ -14,7 +14,7 @@ import hmac
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,8 +30,9 @@ from ft_dagster.provenance.signing import CHECKPOINT, TRUST_FILE, Signer, Trust,
 from ft_dagster.provenance.witnessed import Listed, Logs, Position, Seen
 from ft_dagster.store.blobs import as_stored
 from ft_dagster.store.numbered import Listing, highest_number, numbered
-from ft_dagster.store.remote_errors import outage, unreachable
+from ft_dagster.store.remote_errors import refused, unreachable
 from ft_dagster.store.signatures import moment
+from ft_dagster.store.witness_errors import asked, no_answer
 from ft_dagster.strict_json import loads
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,8 @@ class Witnesses:
                 content = read()
                 found = _read(content)
             except Exception as error:
-                if not unreachable(error) and not isinstance(error, (*NO_CHECKPOINT, OSError)):
+                away = unreachable(error) or refused(error) is not None
+                if not away and not isinstance(error, (*NO_CHECKPOINT, OSError)):
                     raise
                 continue
             if (found.number, found.sha256) == position:
@@ -173,9 +175,13 @@ class Witnesses:
         one that is not the one that the next was written after.
         """
         for place in self.places:
-            for found in self._back_from(place, self.newest(place), last):
+            for found in asked(place.url, self.trust, partial(self._newest_of, place, last)):
                 by = " and ".join(key.name for key in self._signers(found)) or "nobody"
                 yield Listed(place.url, Position(found.number, found.sha256), found.at, by, len(found.logs))
+
+    def _newest_of(self, place: Place, last: int) -> list[Checkpoint]:
+        newest = self.newest(place)
+        return [*self._back_from(place, newest, last)] if newest.number else []
 
     def _back_from(self, place: Place, newest: Checkpoint, last: int) -> Iterator[Checkpoint]:
         """Yield the newest `last` checkpoints, the last first. Raises UserError for one that the next was not
@@ -228,34 +234,30 @@ class Witnesses:
         newest statement, the leaf, and its siblings up to the root (see `merkle.root_of`). None of one that
         was not told of it.
         """
-        name = self.name_of(prefix)
-        known = {place.url: self.newest(place) for place in self.places}
+        known = {place.url: self._asked(place) for place in self.places}
         return {
             url: {"envelope": one.envelope, **_proof(one.logs, name)}
             for url, one in known.items()
-            if name in one.logs
+            if one.number and (name := self.name_of(prefix)) in one.logs
         }
 
-    def faults(self, logs: Logs) -> list[str]:
+    def faults(self, logs: Logs, unread: Iterable[str] = ()) -> list[str]:
         """Return what does not hold of the release logs, a line each: one that is behind a witness or beyond
-        what it was told, and how many a witness knows that are not there.
+        what it was told, and how many a witness knows that are not there. `unread`: logs that are there, and
+        cannot be read.
         """
         found = list[str]()
         for place in self.places:
             try:
-                known = self.newest(place).logs
+                known = self._asked(place).logs
                 found += [f"{file}: {what}" for file, what in self._behind(place, known, logs)]
                 found += [f"{file}: {what}" for file, what in self._beyond(place, known, logs)]
-                names = {self.name_of(prefix) for prefix in logs} if known else set()
+                names = {self.name_of(prefix) for prefix in (*logs, *unread)} if known else set()
                 if gone := len(known.keys() - names):
                     what = "release log that it saw is" if gone == 1 else "release logs that it saw are"
                     found.append(f"{place.url}: by this witness, {gone} {what} not in the store")
-            except Exception as error:
-                if not isinstance(error, UserError) and not unreachable(error):
-                    raise
-                found.append(
-                    f"{place.url}: {error if isinstance(error, UserError) else outage(error).problem}"
-                )
+            except UserError as error:
+                found.append(str(error))
         return found
 
     def _refuse_behind(self, place: Place, logs: Logs, *, begins: bool) -> None:
@@ -273,8 +275,7 @@ class Witnesses:
         for prefix, (hashes, file) in logs.items() if known else ():
             seen = known.get(self.name_of(prefix), Seen(0, ""))
             if len(hashes) < seen.entries:
-                has = f"{len(hashes)} {'entry' if len(hashes) == 1 else 'entries'}"
-                yield file, f"{has}, and the witness {place.url} saw {seen.entries}: it was cut"
+                yield file, f"{_entries(hashes)}, and the witness {place.url} saw {seen.entries}: it was cut"
             elif seen.entries and hashes[seen.entries - 1] != seen.sha256:
                 yield file, f"entry {seen.entries} is not the one that the witness {place.url} saw: a fork"
 
@@ -284,7 +285,7 @@ class Witnesses:
             told = known[name].entries if known and (name := self.name_of(prefix)) in known else 0
             if len(hashes) > told:
                 says = f"the witness {place.url} was told of {told}"
-                yield file, f"{len(hashes)} entries, and {says}: `ft-dagster trust witness` tells it the rest"
+                yield file, f"{_entries(hashes)}, and {says}: `ft-dagster trust witness` tells it the rest"
 
     def _signers(self, found: Checkpoint) -> tuple[TrustedKey, ...]:
         """Return who signed a checkpoint, those that are revoked too."""
@@ -367,15 +368,18 @@ class Witnesses:
         try:
             do()
         except Exception as error:
-            if not unreachable(error):
+            said = no_answer(place.url, self.trust, error)
+            if said is None:
                 raise
-            if self.trust.strict:
-                said = f"the witness {place.url} could not be reached: {outage(error).problem}"
-                fix = f"See that it can be reached, or take `strict` from {TRUST_FILE}"
-                raise UserError(said, file=self.trust.file, field="witnesses", fix=fix) from error
+            if not unreachable(error) or self.trust.strict:
+                raise said from error
             log.warning("the witness %s could not be reached; %s", place.url, LATER)
             return False
         return True
+
+    def _asked(self, place: Place) -> Checkpoint:
+        """Read what a witness knows, as `newest`. Raises UserError, which names it, also where it is away."""
+        return asked(place.url, self.trust, partial(self.newest, place))
 
     def _signer(self) -> Signer:
         if self.trust.signer is None:
@@ -408,8 +412,8 @@ class Witnesses:
 
     def _was_told(self, place: Place) -> bool:
         try:
-            return highest_number(place, FOLDER) > 0
-        except Exception as error:
+            return asked(place.url, self.trust, partial(highest_number, place, FOLDER)) > 0
+        except UserError as error:
             if not unreachable(error):
                 raise
             return False
@@ -441,6 +445,10 @@ def _read(content: bytes) -> Checkpoint:
     sha256 = hashlib.sha256(statement).hexdigest()
     at, key = moment(facts["at"]), str(facts["key"])
     return Checkpoint(facts["number"], sha256, facts["previous"], at, key, logs, said["envelope"])
+
+
+def _entries(hashes: Sequence[str]) -> str:
+    return f"{len(hashes)} {'entry' if len(hashes) == 1 else 'entries'}"
 
 
 def _is_news(known: Seen | None, seen: Seen) -> bool:

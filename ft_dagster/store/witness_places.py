@@ -37,7 +37,11 @@ def open_witnesses(
         raise UserError(
             error.problem, file=trust.file, field=error.field, value=error.value, fix=error.fix
         ) from None
+    urls = [each.url for each in opened]
     for said, each in zip(trust.witnesses, opened, strict=True):
+        if urls.count(each.url) > 1:
+            problem, fix = "two witnesses are one place", "Name each once"
+            raise UserError(problem, file=trust.file, field="witnesses", value=said, fix=fix)
         if _lies_in(each, store):
             fix = "Name a place that whoever writes the store may not write"
             problem = "a witness in the store itself shows nothing"

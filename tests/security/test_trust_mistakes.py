@@ -144,6 +144,18 @@ MISTAKES: dict[str, tuple[Callable[[Site], object], str]] = {
         lambda s: s.change("keys:", "witnesses: [git+]\nkeys:"),
         r"witnesses.*is none",
     ),
+    "a day as a number": (
+        lambda s: s.change("begins: 2026-01-01", "begins: 1728000"),
+        r"keys\.0\.begins: not a day: write one as 2027-01-31 \(got 1728000\)",
+    ),
+    "a moment as a day": (
+        lambda s: s.change("begins: 2026-01-01", "begins: 2026-01-01T10:00:00"),
+        r"keys\.0\.begins: not a day",
+    ),
+    "a witness twice": (
+        lambda s: s.change("keys:", "witnesses: [/elsewhere/w, /elsewhere/w/]\nkeys:"),
+        r"witnesses: two witnesses are one place \(got '/elsewhere/w'\)",
+    ),
     "a witness without a name": (lambda s: s.change("keys:", 'witnesses: [""]\nkeys:'), r"witnesses"),
 }
 
@@ -221,6 +233,50 @@ def test_no_key_is_made_beside_what_is_no_trust_root(
     assert isinstance(done.exception, UserError)
     assert said in str(done.exception)
     assert not list(tmp_path.rglob("new.pem"))
+
+
+def typed(site: Site, *words: str) -> str:
+    done = CliRunner().invoke(app, ["--project", str(site.folder), "trust", *words])
+    return str(done.exception) if isinstance(done.exception, UserError) else done.output
+
+
+@pytest.mark.parametrize("name", ["yes", "123", "1e3"])
+def test_the_entry_of_a_new_key_is_read_as_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    site = Site(tmp_path, monkeypatch)
+    person = "ann: b # c Ünal"
+    monkeypatch.delenv(VARIABLE)
+    said = typed(site, "new-key", name, "--role", "approver", "--person", person)
+    site.root.write_text("version: 1\nkeys:\n" + said.partition("version:\n")[2].rpartition("The private")[0])
+    [key] = opened(tmp_path).trust.keys
+    assert (key.name, key.person) == (name, person)
+
+
+def test_no_second_key_is_made_of_a_name_that_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, monkeypatch)
+    assert "a key of this name is listed (got 'ours')" in typed(site, "new-key", "ours")
+    assert not list(tmp_path.rglob("signing/*"))
+
+
+@pytest.mark.parametrize("command", ["sign", "unsigned"])
+def test_a_tenant_of_whom_nothing_is_stored_is_not_said_to_be_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    site = Site(tmp_path, monkeypatch)
+    opened(tmp_path).write("tenants/acme/support/heads.json", b"{}")
+    said = typed(site, command, "--tenant", "acm")
+    assert "nothing of this tenant is stored (got 'acm'). Did you mean acme?" in said
+
+
+def test_who_is_no_auditor_is_told_so_before_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = typed(Site(tmp_path, monkeypatch), "sign")
+    assert said.startswith(str(tmp_path)), said
+    assert "only an auditor vouches" in said
 
 
 def test_without_a_mistake_it_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def test_a_log_beyond_what_was_told_is_said(store: Store, tmp_path: Path) -> Non
     told = witnesses(store, tmp_path / "here")
     told.tell({A: Seen(1, FIRST)})
     said = told.faults({A: ([FIRST, SECOND], "the log"), B: ([OTHER], "another")})
-    assert [line.partition(",")[0] for line in said] == ["the log: 2 entries", "another: 1 entries"]
+    assert [line.partition(",")[0] for line in said] == ["the log: 2 entries", "another: 1 entry"]
     told.tell({A: Seen(2, SECOND), B: Seen(1, OTHER)})
     assert told.faults({A: ([FIRST, SECOND], "the log"), B: ([OTHER], "another")}) == []
 

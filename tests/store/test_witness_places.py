@@ -8,22 +8,19 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.witnessed import Seen
-from ft_dagster.store import Store
 from ft_dagster.store.numbered import numbered
-from ft_dagster.store.witness import FOLDER, Place, Witnesses
+from ft_dagster.store.witness import FOLDER, Place
 from ft_dagster.store.witness_git import GitPlace
 from ft_dagster.store.witness_http import HttpPlace
-from ft_dagster.store.witness_places import open_witnesses
-from tests.store.signing_keys import SIGNS, trust
+from tests.store.witness_host import FIRST, A, opened
 
 pytestmark = pytest.mark.slow
-A, FIRST, SECOND = "tenants/acme/a", "1" * 64, "2" * 64
+SECOND = "2" * 64
 SERVER = Path(__file__).parent / "programs/witness_server.py"
 
 
@@ -66,16 +63,6 @@ def address(request: pytest.FixtureRequest) -> str:
     if request.param == "http":
         return str(request.getfixturevalue("served"))
     return f"git+{request.getfixturevalue('repository')}"
-
-
-def opened(address: str, host: Path, **more: Any) -> Witnesses:
-    """As a host of the project opens it."""
-    store = Store(str(host.parent / "store"))
-    root = trust(SIGNS)
-    root = type(root)(root.file, 1, root.keys, witnesses=(address,), signer=SIGNS, **more)
-    open_witnesses(root, store, str, host.parent / "keys", host)
-    assert isinstance(store.witnesses, Witnesses)
-    return store.witnesses
 
 
 def test_two_hosts_tell_it_and_a_log_that_was_cut_is_named(address: str, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
                 wrong |= {f"{prefix}/{folder}"} if lines else set()
                 yield from lines or _told(audit, _uncounted, prefix, folder)
     if audit.store.witnesses is not None and audit.tenant is None:
-        yield from audit.store.witnesses.faults(dict(_logs(audit)))
+        logs = dict(_logs(audit))
+        yield from audit.store.witnesses.faults(logs, set(tenant_prefixes(audit.store)) - logs.keys())
     files = [file.path for file in audit.store.walk() if audit.allows_part(file.path)]
     unnamed = [path for path in files if not _is_text(path)]
     yield from (f"{audit.store.uri(ascii(path)[1:-1])}: {NOBODYS}" for path in sorted(unnamed))
@@ -105,13 +106,12 @@ def problems_around(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]
 
 
 def _logs(audit: Audit) -> Iterator[tuple[str, tuple[Sequence[str], str]]]:
-    """Yield each part of the store with the hashes of its release log, and that log's place; none of one that
-    cannot be read, of which the check of the log tells.
+    """Yield each part of the store with the hashes of its release log, which may be gone, and that log's
+    place; none of one that cannot be read, of which the check of the log tells.
     """
     for prefix in tenant_prefixes(audit.store):
         with suppress(UserError, *MALFORMED):
-            if hashes := read_log(audit.store, prefix).hashes:
-                yield prefix, (hashes, audit.store.uri(folder_of(prefix)))
+            yield prefix, (read_log(audit.store, prefix).hashes, audit.store.uri(folder_of(prefix)))
 
 
 def _is_text(path: str) -> bool:
