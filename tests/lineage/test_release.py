@@ -334,7 +334,7 @@ def test_a_version_that_needs_approval_waits_as_the_candidate(store: Store) -> N
 def test_a_first_version_that_waits_serves_nobody(store: Store) -> None:
     released(store, "one", approvers=("ann",))
     assert production(store, PREFIX) is None
-    with pytest.raises(UserError, match="nothing was released"):
+    with pytest.raises(UserError, match="no version is in production"):
         rollback(store, PREFIX, why("x"))
 
 
