@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from ft_dagster.lineage.erasures import read_erasures, states
 from ft_dagster.lineage.release import history as entries_of
 from ft_dagster.lineage.served import production_in
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.cache import release
 from tests.audit.histories import History, question
 from tests.audit.taken import taken
 from tests.erased import found_below, needles
 from tests.releases import frozen
+from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 ROW = question(1)
@@ -62,9 +65,12 @@ def renew(history: History, *without: int) -> None:
 
 def left_of(history: History, *rows: dict[str, Any]) -> dict[str, set[str]]:
     """What a search finds in the store, work folder and caches."""
-    names = {name for row in rows or (ROW,) for name in parse_record(json.dumps(row)).identities}
-    texts = {str(row[part]) for row in rows or (ROW,) for part in ("prompt", "completion")}
-    return found_below([history.folder / ".ft_dagster"], needles(texts, names))
+    return found_below([history.folder / ".ft_dagster"], sought(*rows or (ROW,)))
+
+
+def sought(*rows: dict[str, Any]) -> dict[bytes, str]:
+    names = {name for row in rows for name in parse_record(json.dumps(row)).identities}
+    return needles({str(row[part]) for row in rows for part in ("prompt", "completion")}, names)
 
 
 def proved(history: History, row: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +180,43 @@ def test_past_its_day_a_request_waits_for_no_successor(history: History) -> None
     assert sorted(line.split()[0] for line in out) == ["acme.child", "acme.one"]
     assert all(line.endswith("none is served") for line in out)
     assert left_of(history) == {}
+
+
+def test_the_same_purge_on_another_host_takes_out_what_that_host_has(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    hosts = [History(tmp_path / name) for name in ("one", "other")]
+    settings = {
+        "store": f"s3://{s3_server.bucket}/purged",
+        "store_options": s3_server.options,
+        "keys": str(tmp_path / "keys"),
+    }
+    for host in hosts:
+        (host.folder / "ft_dagster.yaml").write_text(json.dumps(settings))
+    one, other = hosts
+    base = one.base()
+    dataset = one.dataset("acme.one", [*(question(n) for n in range(30)), ROW])  # once more, and left out
+    one.release("acme.one", one.model("acme.one", one.mixture("acme.one", dataset), base), base)
+    kept = one.dataset("acme.two", [*(question(n) for n in range(40, 60))])
+    one.release("acme.two", one.model("acme.two", one.mixture("acme.two", kept), base), base)
+    request = asked(one, at_once=True)
+    shutil.copy(one.folder / "erase.jsonl", other.folder)
+    before = proved(other, question(9))
+    assert record(other.audit(), parse_record(json.dumps(ROW))).found
+    dataset.folder(other.store, other.settings.cache_folder)  # as a run there has it
+    release(other.settings.cache_folder, dataset.digest, str(dataset.predicate["attempt"]))
+    assert left_of(other)
+    assert purge(one, request).exit_code == 0
+    assert left_of(one) == {}
+    assert found_below([s3_server.folder / "purged"], sought(ROW)) == {}
+    assert left_of(other)
+    one.store.remove(["writer.json"])  # this server knows no conditional writes
+    told = purge(other, request)
+    assert told.exit_code == 0, told.output
+    assert left_of(other) == {}
+    for host in hosts:
+        assert verify(host.audit()).problems == ()
+        assert proved(host, question(9))["tree"] == before["tree"]
 
 
 def test_a_dry_run_removes_nothing(history: History) -> None:

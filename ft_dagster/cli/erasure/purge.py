@@ -24,7 +24,7 @@ NOT_REACHED = (
     "the sources: take the rows out of them",
     "backups, versions of objects in a bucket, copies by `publish`, `register`, `--to` and serving engines",
     "the event log and compute logs of Dagster, trackers and telemetry",
-    "caches and work folders of other hosts, and their indexes: `ft-dagster audit index --again` there",
+    "caches, work folders and indexes of other hosts: run the same purge on each",
 )
 
 
