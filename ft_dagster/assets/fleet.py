@@ -48,6 +48,7 @@ def fleet_metadata(fleet: FleetPicture) -> Metadata:
         said += f"\n\nThe first {len(shown)} are below; `ft-dagster status` has all."
     parts = [Bar(state, number, count(number)) for state, number in found.items()]
     picture = bar_picture(parts, "number of variants, by state")
+    usd = round(sum(row.usd for row in rows), 2)
     return {
         SUMMARY: dg.MetadataValue.md(said),
         **({} if picture is None else {PICTURE: dg.MetadataValue.md(picture)}),
@@ -55,7 +56,7 @@ def fleet_metadata(fleet: FleetPicture) -> Metadata:
         "may no longer be served": table(UNSERVED, _unserved(rows), OVERVIEW),
         **{f"{state} variants": found.get(state, 0) for state in ORDER},
         "hours to date": round(sum(row.hours for row in rows), 2),
-        "USD to date": round(sum(row.usd for row in rows), 2),
+        **({"USD to date": usd} if usd else {}),  # without a known price nothing is known of it
     }
 
 

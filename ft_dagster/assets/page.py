@@ -22,7 +22,7 @@ HEADER = 6 / 7  # of the width of a character of a cell, one of a header, which 
 OVERVIEW = 42  # the same on the page of an asset without partitions
 ALONE = 57  # the same where nothing is observed: of what no asset is below
 # Of a word that stays whole, and of its pieces, in characters: the next where a table is too wide by one.
-BREAKS = ((LONG, 16), (11, 16), (8, 8), (6, 6))
+BREAKS = ((LONG, 16), (11, 16), (11, 8), (8, 8), (6, 6))
 DAY, NO_BREAK = re.compile(r"\b\d{4}-\d\d-\d\d\b"), "\u2011"
 DIGITS = 12  # of a digest: the whole one is in the manifest
 

@@ -256,7 +256,7 @@ def _gain_cell(gain: Gain | None) -> str:
     if gain is None:
         return "-"
     if gain.metric.endswith("loss"):
-        return f"loss {gain.after - gain.before:+.3g}"
+        return f"loss {gain.after - gain.before:+.3g} nats"
     if max(abs(gain.before), abs(gain.after)) > 1:
         return f"{gain.better:+.3g}"
     return f"{100 * gain.better:+.1f} points"

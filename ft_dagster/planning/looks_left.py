@@ -161,19 +161,19 @@ def look_lines(look: NextLook, spec: VariantSpec) -> tuple[str, ...]:
     how many rows to add where these are too few.
     """
     if look.left is None:
-        left = "how many looks are left is known once the rows are split"
+        left = "how many tries are left is known once the rows are split"
     elif not look.left:
         rule = min(look.rules, key=lambda each: each.left)
         takes = f"{rule.there:,} questions cannot decide {rule.field}, which takes {rule.least:,}"
-        left = f"no look is left: {takes}"
+        left = f"no try is left: {takes}"
         if spec.gates.undecided == "measured":
             left += ", and what is undecided passes as it was measured (gates.undecided)"
     else:
-        few = f"{look.left:,} look{'s' * (look.left > 1)}"
-        more = "1,000 or more looks" if look.left >= MOST_SHOWN else few
+        few = f"{look.left:,} {'try' if look.left == 1 else 'tries'}"
+        more = "1,000 or more tries" if look.left >= MOST_SHOWN else few
         left = f"with the questions there are, {more} can decide, this one among them"
     level = f"{100 * look.level:.2g}%"
-    first = f"the next evaluation is try {look.number} since the last release, at level {level}"
+    first = f"the next evaluation is try {look.number} since the last release, at a level of {level}"
     needed = [_takes(rule) for rule in look.rules if rule.margin]
     needs = f"of questions it needs {'; '.join(needed)}"
     if any(rule.needed for rule in look.rules):

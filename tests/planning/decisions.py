@@ -194,7 +194,7 @@ CASES = [
         "whole models are to be served",
         LLAMA_8B, "8xH100", {"serving": "copies", "variants": 3}, "lora", ALL,
         [
-            ("lora", "serving", "for", None, "whole models are wished: 3 copies"),
+            ("lora", "serving", "for", None, "export: merged asks for whole models: 3 copies"),
             ("prefix_tuning", "serving", "against", None, "cannot be merged"),
         ],
     ),

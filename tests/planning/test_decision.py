@@ -220,7 +220,10 @@ def test_figures_that_contradict_themselves_are_a_mistake_of_the_program() -> No
 def test_a_wish_for_adapters_outvotes_a_narrow_task() -> None:
     decision = decided(LLAMA_8B, "8xH100", objective="task_specific", serving="adapters")
     assert decision.method == "lora"
-    assert "one base with adapters is wished; full is 1 copy" in rule(decision, "full", "serving").sentence
+    assert (
+        "export: adapter asks for one base with adapters; full is 1 copy"
+        in rule(decision, "full", "serving").sentence
+    )
     assert rule(decision, "full", "narrow_task").outvoted_by == "serving"
 
 

@@ -44,8 +44,8 @@ def test_a_first_try_at_five_points_needs_362_questions_and_says_how_many_rows_t
     (rule,) = found.rules
     assert (rule.needed, rule.least, rule.there, rule.missing, found.left) == (362, 72, 55, 307, 0)
     said = " ".join(look_lines(found, spec()))
-    assert "try 1 since the last release, at level 2.5%" in said
-    assert "no look is left: 55 questions cannot decide gates.task_margin, which takes 72" in said
+    assert "try 1 since the last release, at a level of 2.5%" in said
+    assert "no try is left: 55 questions cannot decide gates.task_margin, which takes 72" in said
     assert "passes as it was measured" not in said
     assert "362 for gates.task_margin, and there are 55" in said
     assert "some 3,070 more rows would give gates.task_margin the 307 test rows" in said
@@ -53,7 +53,7 @@ def test_a_first_try_at_five_points_needs_362_questions_and_says_how_many_rows_t
 
 def test_the_short_form_says_how_a_look_comes_back_where_none_is_left() -> None:
     first, rows = short_lines(look(spec(), 1, 55), spec())
-    assert "no look is left" in first
+    assert "no try is left" in first
     assert rows.startswith("some 3,070 more rows would give gates.task_margin")
     assert len(short_lines(look(spec(), 1, 72), spec())) == 1  # it can decide; how well is what the plan says
 
@@ -151,7 +151,7 @@ def test_a_rule_against_the_reference_has_a_smaller_level_from_release_to_releas
             assert ("reference" in {one.rule for one in refused}) is (there < rule.least)
     assert (found(1).left, found(30).left, found(99).left) == (30, 1, 0)
     said = " ".join(look_lines(found(99), declared))
-    assert "no look is left: 100 questions cannot decide gates.reference_margin, which takes" in said
+    assert "no try is left: 100 questions cannot decide gates.reference_margin, which takes" in said
     assert "for gates.reference_margin (task), and there are 100" in said
     assert "more rows would give gates.reference_margin" in said
 

@@ -52,9 +52,9 @@ def test_it_has_the_looks_that_measured_both_and_says_which_was_exported() -> No
     svg = drawn(course)
     assert {BLUE, ORANGE, RED} <= set(colours(svg))
     (dots,) = [path.get("d", "") for path in svg.iter(f"{SVG}path") if path.get("stroke") == BLUE]
-    assert dots == "M34 6h0M72 74h0M184 82h0"  # losses: of the task upwards, of general text to the right
+    assert dots == "M40 6h0M76 74h0M184 82h0"  # losses: of the task upwards, of general text to the right
     words = [text.text for text in svg.iter(f"{SVG}text")]
-    assert words[2:] == ["4", "1.75", "task", "3 general, nats a token 3.5"]
+    assert words[2:] == ["4", "1.75", "task", "3 general loss, nats a token 3.5"]
     chart = ElementTree.fromstring(course_chart(course))
     said = [title.text for title in chart.iter(f"{SVG}title")]
     assert said[0] == "limit: 3.250"

@@ -309,7 +309,7 @@ def test_a_child_that_decides_nothing_against_its_parents_reference_is_told_so_b
     assert "training" not in pretend.ran
     assert said in " ".join(look_lines(look_ahead(workspace, workspace.spec), workspace.spec))
     workspace = declared_child(eroded, pretend, reference_margin=0.031)
-    assert "no look is left" not in " ".join(check_variant(workspace.settings, CHILD)["looks"])
+    assert "no try is left" not in " ".join(check_variant(workspace.settings, CHILD)["looks"])
     outcome = run_chain(workspace, CHAIN)
     assert outcome.error is None, outcome.error
 

@@ -57,10 +57,11 @@ def objective(question: Question, figures: Figures) -> Vote:
         said = f"{question.objective}: {name} is said to learn the style of a text and not its facts"
         return Vote("objective", 2 if soft else 1, "against", said)
     if soft:
-        size = f"{question.parameters / 1e9:,.1f}B parameters"
+        size = f"{question.parameters / 1e9:,.1f}B"
         near = question.parameters >= LARGE
-        worse = "comes close to lora and stays behind it" if near else "is worse below 10B"
-        return Vote("objective", 1, "against", f"{question.objective}: at {size} {name} {worse}")
+        worse = f"at {size} parameters {name} comes close to lora and stays behind it"
+        below = f"{name} is worse than lora below 10B parameters, and the base has {size}"
+        return Vote("objective", 1, "against", f"{question.objective}: {worse if near else below}")
     said = f"{question.objective}: behaviour and format are what {name} can teach"
     return Vote("objective", 0, "for" if trains == "layers" else "neither", said)
 
@@ -166,11 +167,15 @@ def serving(question: Question, figures: Figures) -> Vote | None:
         return None
     if question.serving == "adapters":
         if "adapter" not in method_of(name).exports:
-            return Vote("serving", 1, "against", f"one base with adapters is wished; full is {gpus}")
-        return Vote("serving", 0, "for", f"one base with adapters is wished: {gpus}")
+            return Vote(
+                "serving", 1, "against", f"export: adapter asks for one base with adapters; full is {gpus}"
+            )
+        return Vote("serving", 0, "for", f"export: adapter asks for one base with adapters: {gpus}")
     if "merged" not in method_of(name).exports:
-        return Vote("serving", 1, "against", f"whole models are wished; {name} cannot be merged into one")
-    return Vote("serving", 0, "for", f"whole models are wished: {gpus}")
+        return Vote(
+            "serving", 1, "against", f"export: merged asks for whole models; {name} cannot be merged into one"
+        )
+    return Vote("serving", 0, "for", f"export: merged asks for whole models: {gpus}")
 
 
 def narrow_task(question: Question, figures: Figures) -> Vote | None:
@@ -187,7 +192,8 @@ def narrow_task(question: Question, figures: Figures) -> Vote | None:
         said = f"one narrow task on {size}, a size at which full was measured to forget less than lora"
     if not method_of(figures.candidate.method).freezes:
         return Vote("narrow_task", 0, "for", f"{said}: full bends all weights to it")
-    return Vote("narrow_task", 1, "against", f"{said}: full would bend all weights to it")
+    name = figures.candidate.method
+    return Vote("narrow_task", 1, "against", f"{said}, and {name} leaves the base's weights as they are")
 
 
 def usual(question: Question, figures: Figures, plain: Figures | None = None) -> Vote:

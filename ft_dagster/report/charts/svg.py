@@ -131,7 +131,7 @@ def trade_off(course: Course) -> str:
     low, high = _span([task for _, task in looks])
 
     def across(general: float) -> int:
-        return round(34 + 150 * (general - left) / (right - left))
+        return round(40 + 144 * (general - left) / (right - left))
 
     def place(look: tuple[float, float]) -> str:
         return f"{across(look[0])} {round(82 - 76 * (look[1] - low) / (high - low))}"
@@ -145,7 +145,7 @@ def trade_off(course: Course) -> str:
         for at, (name, colour) in enumerate(legend)
     ]
     words += [f"<text y='10'>{high:.3g}</text><text y='86'>{low:.3g}</text><text y='48'>task</text>"]
-    words += [f"<text x='30' y='99'>{left:.3g} general, nats a token {right:.3g}</text>"]
+    words += [f"<text x='30' y='99'>{left:.3g} general loss, nats a token {right:.3g}</text>"]
     exported = f"<path d='M{place(course.looks[course.exported])}h0' stroke='{ORANGE}' stroke-width='11'/>"
     return _svg(
         f"<path fill='none' d='M30 0V88H190M{'L'.join(placed)}' stroke='{GREY}'/>{''.join(edges)}"
@@ -186,7 +186,7 @@ def intervals(rules: Sequence[Rule]) -> str:
 
     The stroke across is the change that the interval is of, the grey line no change, the red one the margin.
     """
-    middle, half, below = 300, 85, LINE * (len(rules) + 1)
+    middle, half, below = 310, 85, LINE * (len(rules) + 1)
     names, margins, drawn = [], "", dict.fromkeys(COLOUR_OF.values(), "")
     for number, rule in enumerate(rules, 1):
         y, sign = LINE * number + 8, 1 if rule.higher_is_better else -1

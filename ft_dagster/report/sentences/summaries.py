@@ -9,7 +9,7 @@ from ft_dagster.data.mixture.mixture_figures import MixtureFigures
 from ft_dagster.data.rows.dataset_figures import DatasetFigures
 from ft_dagster.data.rows.splits import SPLITS
 from ft_dagster.gate.samples import Score
-from ft_dagster.gate.verdict_words import rule_word, verdict_sentence
+from ft_dagster.gate.verdict_words import rule_word, verdict_sentence, verdict_word
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.lineage.version_status import VersionStatus
@@ -96,7 +96,7 @@ def training_summary(figures: TrainingFigures) -> Summary:
         good = f"{learned}: validation loss {change('validation_loss', first, best)} nats a token"
     before, after = figures.general_holdout_loss_first, figures.general_holdout_loss_last
     if before is not None and after is not None:
-        good += f"; on the general text that it watched {after - before:+.3f}"
+        good += f"; loss on watched general text {after - before:+.3f} nats a token"
     advice = [*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]
     return Summary(what, good, next_of_stage(FINE_TUNED_MODEL.name, advice))
 
@@ -136,12 +136,12 @@ def export_summary(format: str, bytes: int, certificate: Certificate, serve: str
 
 def judged_summary(versions: Sequence[tuple[str, str]], said: str, result: Result) -> Summary:
     """Say how a new version was held against the `versions` before, each named, and as what in words; none:
-    why.
+    which verdict stands, and why.
     """
     what = (
         f"The new version was held against {' and '.join(map(', '.join, versions))}"
         if versions
-        else "There is nothing to judge before the release"
+        else f"The verdict of evaluation stands: {verdict_word(result.verdict)}"
     )
     return Summary(what, said, next_of_verdict(result))
 

@@ -90,3 +90,10 @@ def test_what_too_few_texts_leave_undecided_asks_for_texts_and_not_for_questions
     assert said(rule="degeneration", higher_is_better=False) == (
         "Allow a larger rise of exam acc (gates), or train otherwise: asking more would not decide it"
     )
+
+
+def test_a_first_version_says_which_verdict_stands() -> None:
+    shown = judged_summary(
+        [], "Nothing to compare: nothing is in production yet", Result("acme.exam", PASSED)
+    )
+    assert shown.what == "The verdict of evaluation stands: passed"
