@@ -349,7 +349,7 @@ class Declarations:
             fix = "Publish its model as a folder, and name that as base_model.source"
             return error("a variant of another tenant: tenants are sealed", fix)
         if self._find(parent) is None:
-            known = [str(other) for other in self.files if other.tenant == key.tenant]
+            known = [str(other) for other in self.files if other.tenant == key.tenant and other != key]
             return error("no such variant", nearest(named, known, f"Declare it in tenants/{parent.tenant}/"))
         cycle = self._cycle(key)
         if cycle:

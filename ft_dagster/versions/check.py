@@ -24,7 +24,7 @@ from ft_dagster.data.rows.splits import refuse_few
 from ft_dagster.data.sources.locations import DeclaredAt
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.evaluation.tasks.calls import no_calls
-from ft_dagster.evaluation.tasks.tasks import listed_metrics, resolve_tasks, tasks_digest
+from ft_dagster.evaluation.tasks.tasks import tasks_digest
 from ft_dagster.gate.answer_scores import find_database
 from ft_dagster.gate.power import hopeless_gates, texts_of_losses
 from ft_dagster.lineage.release import production
@@ -43,6 +43,7 @@ from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN
 from ft_dagster.store import read_head
+from ft_dagster.versions.declared_metrics import refuse_metrics
 from ft_dagster.workspace.next_look import look_ahead, newest_test_rows
 from ft_dagster.workspace.policy import problems, unknown_targets
 from ft_dagster.workspace.rendered_prompts import notes_on_prompts
@@ -147,7 +148,7 @@ def check_variant(
     workspace = Workspace(settings, key, looking=True)
     if not found.errors:
         with found.gathered("gates.metrics"):
-            _check_metrics(workspace, tasks)
+            refuse_metrics(workspace, tasks)
         with found.gathered("base_model"):
             tokenizer = _tokenizer_of(rows, base, settings.cache_folder)
         with found.gathered("evaluation.kind"):
@@ -387,16 +388,6 @@ def _check_tasks(
     with found.gathered(field):  # a name that stands twice
         look(*(entry for entry in entries if entry in known))
     return known
-
-
-def _check_metrics(workspace: Workspace, entries: Iterable[str]) -> None:
-    """Raises UserError for a metric that a task does not list, and for a task that is not declared."""
-    declared, roots = workspace.declared(), workspace.roots
-    if declared.spec.gates.metrics:
-        from ft_dagster.gate.refused_metrics import refuse_unlisted
-
-        tasks = [resolve_tasks([entry], workspace.project, roots=roots)[0] for entry in sorted(entries)]
-        refuse_unlisted({task.name: listed_metrics(task) for task in tasks}, declared.spec, declared.file)
 
 
 def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModelSpec) -> CheckedBase:

@@ -36,6 +36,7 @@ from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.store import Artifact, find_artifact
 from ft_dagster.training.batches.apart import leak_where_packed
+from ft_dagster.versions.declared_metrics import refuse_metrics
 from ft_dagster.versions.look import FoundNow
 from ft_dagster.versions.now import difference
 from ft_dagster.versions.plan_warnings import few_shot_lines, plan_warnings
@@ -90,6 +91,7 @@ def plan_variant(
     workspace = Workspace(settings, key)
     declared = workspace.declared()
     refuse_declared(workspace)
+    refuse_metrics(workspace, {*declared.spec.evaluation.task, *declared.spec.evaluation.general})
     with named_in(declared.file):
         return _planned(workspace, declared, hardware, say)
 

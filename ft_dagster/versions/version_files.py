@@ -13,7 +13,7 @@ from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.release import export_of, history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import Settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL
 from ft_dagster.stages.judging.export_lineage import MadeOf, made_of
 from ft_dagster.store import Artifact, Store, read_head, unreachable
@@ -103,6 +103,7 @@ def open_version(settings: Settings, key: VariantKey, version: int | None = None
         return VersionFiles(key, store, cache, made_of(store, prefix, export, entry), past, entry)
     judged = read_head(store, prefix, EVALUATION.name)
     if judged is None:
+        Declarations(settings.project).file(key)  # raises where it is not declared either
         raise UserError(
             f"{key} has neither a version nor an evaluation", fix=f"`ft-dagster run {key}` makes them"
         )

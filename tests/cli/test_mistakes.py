@@ -151,6 +151,19 @@ def test_a_misspelt_field_that_is_needed_is_one_mistake(project: Path) -> None:
     assert "needed" not in output
 
 
+def test_a_gate_on_a_task_that_is_not_asked_is_refused_by_a_plan_too(project: Path) -> None:
+    gate = "evaluation: {general: [sciq]}\ngates: {metrics: {sciqq: acc}}\n"
+    (project / "tenants/acme/support.yaml").write_text(DECLARED + gate)
+    output = mistake_of(project, "plan", "acme.support")
+    assert "gates.metrics.sciqq: no such task is asked (got 'sciqq'). Did you mean sciq?" in output
+
+
+def test_a_trace_of_what_nobody_declared_does_not_say_to_run_it(project: Path) -> None:
+    line = mistake_of(project, "trace", "acme.supp")
+    assert "no such variant (got 'acme.supp'). Did you mean acme.support?" in line
+    assert "`ft-dagster run acme.support` makes them" in mistake_of(project, "trace", "acme.support")
+
+
 def test_few_rows_are_refused_by_check_with_how_many_are_needed(project: Path) -> None:
     output = said(project, "check")
     assert "data.sources: too few rows: train and validation and test take 8 each (got 8)" in output

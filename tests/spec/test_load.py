@@ -119,6 +119,11 @@ def test_a_parent_that_is_not_declared_gets_the_nearest_of_the_tenant(project: P
     assert error.fix == "Did you mean acme.medical?"
 
 
+def test_a_parent_that_is_not_declared_is_not_the_variant_itself(project: Path) -> None:
+    declare(project, child_of("acme.supp"))
+    assert refusal(project).fix == "Declare it in tenants/acme/"
+
+
 def test_a_parent_of_another_tenant_is_refused(project: Path) -> None:
     declare(project, MINIMAL, "globex/medical.yaml")
     declare(project, child_of("globex.medical"))

@@ -333,9 +333,11 @@ def _missing(fs: Any, source: SourceSpec, path: str, asked: DeclaredAt) -> UserE
     if close:
         fix = f"Did you mean {close[0]} (in {parent})?"
     else:
-        fix = f"{parent} holds: {', '.join(names[:8]) or 'nothing'}"
+        fix = f"Name what is there: {parent} holds {', '.join(names[:8])}"
+        if not names:
+            fix = f"Put it there: {parent} is empty"
     if source.revision is None and HUB_ID.fullmatch(source.path) and not file_type(source.path):
-        fix += " For a data set of the hub, give its revision"
+        fix += f"{'' if close else '.'} For a data set of the hub, give its revision"
     return asked.error(what, source.path, of_elsewhere(source.path) or fix)
 
 

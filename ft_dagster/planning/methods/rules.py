@@ -193,7 +193,7 @@ def narrow_task(question: Question, figures: Figures) -> Vote | None:
     if not method_of(figures.candidate.method).freezes:
         return Vote("narrow_task", 0, "for", f"{said}: full bends all weights to it")
     name = figures.candidate.method
-    return Vote("narrow_task", 1, "against", f"{said}, and {name} leaves the base's weights as they are")
+    return Vote("narrow_task", 1, "against", f"{said}; {name} leaves the base's weights as they are")
 
 
 def usual(question: Question, figures: Figures, plain: Figures | None = None) -> Vote:

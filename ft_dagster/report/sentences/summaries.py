@@ -138,11 +138,11 @@ def judged_summary(versions: Sequence[tuple[str, str]], said: str, result: Resul
     """Say how a new version was held against the `versions` before, each named, and as what in words; none:
     which verdict stands, and why.
     """
-    what = (
-        f"The new version was held against {' and '.join(map(', '.join, versions))}"
-        if versions
-        else f"The verdict of evaluation stands: {verdict_word(result.verdict)}"
-    )
+    what = "The verdict of evaluation stands"
+    if versions:
+        what = f"The new version was held against {' and '.join(map(', '.join, versions))}"
+    elif result.verdict is not None:
+        what += f": {verdict_word(result.verdict)}"
     return Summary(what, said, next_of_verdict(result))
 
 

@@ -77,6 +77,19 @@ def test_a_missing_source_names_its_place_in_the_declaration(project: Path, writ
     assert "faq.jsonl" in caught.value.fix
 
 
+def test_a_missing_source_says_what_is_there(project: Path, write: Any) -> None:
+    write("faq.jsonl", [{"text": "a"}])
+    (project / "empty").mkdir()
+    fixes = []
+    for path in ("0", "empty/rows.jsonl"):
+        with pytest.raises(UserError) as caught:
+            fingerprint_sources([SourceSpec(path=path)], project, declared_in="acme/support.yaml")
+        fixes.append(caught.value.fix)
+    there, empty = fixes
+    assert there.startswith(f"Name what is there: {project} holds ")
+    assert empty == f"Put it there: {project / 'empty'} is empty"
+
+
 def test_a_source_that_changed_since_is_refused(project: Path, write: Any) -> None:
     write("faq.jsonl", [{"text": "a"}])
     source = SourceSpec(path="faq.jsonl")
