@@ -73,7 +73,8 @@ class Waiting:
     @property
     def words(self) -> str:
         entry, more = self.entry, f"{self.lacks} more signature{'' if self.lacks == 1 else 's'}"
-        return f"{entry.action} of version {entry.version} by {entry.by} waits for {more}"
+        action = f"{entry.action}{' (forced)' if entry.forced else ''}"
+        return f"{action} of version {entry.version} by {entry.by} waits for {more}"
 
 
 def read_log(store: Store, prefix: str) -> ReleaseLog:

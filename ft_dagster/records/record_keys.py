@@ -16,9 +16,9 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from ft_dagster.strict_json import dumps, loads
 
 SCHEMA_VERSION = 1
 KEY_BYTES = 32
+SECOND = timedelta(seconds=1)
 BLOCK = 64  # bytes, of sha256
 SHARED_OWNER = ""  # of what all tenants share
 LOCK = ".lock"
@@ -135,7 +136,8 @@ def ids_here(folder: Path, owner: str) -> set[str]:
 def rotate(folder: Path, owner: str) -> OwnerKeys:
     """Put a new key before those of an owner. Raises UserError as `keys_of`."""
     with _alone(folder):
-        keys = (_new_key(), *keys_of(folder, owner).keys)
+        before = keys_of(folder, owner).keys
+        keys = (_new_key(after=before[0]), *before)
         _write(_file(folder, owner), keys)
     return OwnerKeys(owner, keys)
 
@@ -160,8 +162,8 @@ def back_up(folder: Path, target: Path, whose: Sequence[str] | None = None) -> i
 
 
 def restore(folder: Path, source: Path) -> int:
-    """Add the keys of a backup behind those that are here, refusal keys too; how many were new. Raises
-    UserError.
+    """Add the keys of a backup to those that are here, the newest first, refusal keys too; how many were
+    new. So a key that another host rotated is no longer used here, either. Raises UserError.
     """
     added = 0
     backup = _backup(source)
@@ -173,7 +175,7 @@ def restore(folder: Path, source: Path) -> int:
             there = () if _create(file, given) else _read(file, owner).keys
             new = [key for key in given if key.secret not in {known.secret for known in there}]
             if there and new:
-                _write(file, [*there, *new])
+                _write(file, sorted([*there, *new], key=lambda key: key.made, reverse=True))
             added += len(new)
     return added
 
@@ -199,7 +201,10 @@ def _backup(source: Path) -> dict[tuple[str, str], list[RecordKey]]:
             for kind, part in parts.items()
             for owner, keys in part.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        fix = "Name what `audit key backup` wrote"
+        raise UserError(f"cannot be read: {error.strerror}", file=source, fix=fix) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem, fix = f"not a backup of keys{_other(error)}", "Name what `audit key backup` wrote"
         raise UserError(problem, file=source, fix=fix) from None
     if any("/" in owner or owner.startswith(".") for _, owner in found):
@@ -211,8 +216,13 @@ def _file(folder: Path, owner: str) -> Path:
     return folder / "tenants" / f"{owner}.json" if owner else folder / "shared.json"
 
 
-def _new_key() -> RecordKey:
-    return RecordKey(secrets.token_bytes(KEY_BYTES), datetime.now(UTC).isoformat(timespec="seconds"))
+def _new_key(*, after: RecordKey | None = None) -> RecordKey:
+    """Make a key. `after`: the one that it stands before; its date is later, whatever the clock says."""
+    made = datetime.now(UTC)
+    if after is not None:
+        with suppress(ValueError, TypeError):  # of a date that is none
+            made = max(made, datetime.fromisoformat(after.made) + SECOND)
+    return RecordKey(secrets.token_bytes(KEY_BYTES), made.isoformat(timespec="seconds"))
 
 
 def _read(file: Path, owner: str) -> OwnerKeys:

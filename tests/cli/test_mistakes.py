@@ -18,6 +18,7 @@ from ft_dagster.cli.common import main
 from ft_dagster.data.rows.splits import check_sizes, refuse_few
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT
+from ft_dagster.records.record_keys import keys_of, owners
 from ft_dagster.spec.data import SplitsSpec
 
 pytestmark = pytest.mark.slow
@@ -354,3 +355,15 @@ def test_an_environment_that_is_no_json_is_one_error(
 def test_what_differs_from_built_in_is_shown_alone(project: Path) -> None:
     shown = json.loads(said(project, "show", "acme.support", "--changed", "--json"))["fields"]
     assert set(shown) == {"description", "owners", "base_model.source", "data.sources"}
+
+
+def test_a_key_of_a_tenant_that_has_none_is_not_rotated(project: Path) -> None:
+    """A mistyped name would leave the key that was meant in use."""
+    keys = project / ".ft_dagster/keys"
+    keys_of(keys, "acme")
+    done = CliRunner().invoke(app, ["--project", str(project), "audit", "key", "rotate", "acm"])
+    assert isinstance(done.exception, UserError)
+    assert "there is no key to rotate (got 'acm'). Did you mean acme?" in str(done.exception)
+    done = CliRunner().invoke(app, ["--project", str(project), "audit", "key", "rotate", "--shared"])
+    assert "the first run makes it" in str(done.exception)
+    assert owners(keys) == ["acme"]

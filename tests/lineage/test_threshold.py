@@ -20,6 +20,7 @@ from ft_dagster.provenance.witnessed import Seen
 from ft_dagster.store import Store
 from ft_dagster.store.witness import Witnesses
 from tests.lineage.releases import PREFIX, judged, put
+from tests.present import present
 from tests.store.signing_keys import APPROVER, APPROVES, AUDITOR, BUILDER, SIGNS, VOUCHES, key
 
 OTHER, SIGNS_TOO = key("other")
@@ -62,6 +63,12 @@ def test_once_another_signed_it_counts(waits: Store) -> None:
     assert signed_too(waits, SIGNS_TOO) == 0
     assert [entry.production for entry in read_log(waits, PREFIX).entries] == [1, 2]
     assert waiting(waits, PREFIX, read_log(waits, PREFIX)) is None
+
+
+def test_who_signs_too_is_told_that_a_promotion_was_forced(waits: Store) -> None:
+    seen = present(waiting(waits, PREFIX, read_log(waits, PREFIX)))
+    forced = replace(seen.entry, action="promote", forced=True)
+    assert replace(seen, entry=forced).words.startswith("promote (forced) of version 2 by ann waits")
 
 
 def test_nothing_is_appended_after_what_waits(waits: Store) -> None:

@@ -85,6 +85,35 @@ def test_a_backup_brings_lost_keys_back_behind_those_that_were_made_since(tmp_pa
     assert restore(folder, backup) == 0
 
 
+def test_a_rotation_takes_the_old_key_out_of_use_on_every_host_that_restores_its_backup(
+    tmp_path: Path,
+) -> None:
+    here, there, backup = tmp_path / "here", tmp_path / "there", tmp_path / "backup.json"
+    old = keys_of(here, "acme").current
+    back_up(here, tmp_path / "first.json")
+    restore(there, tmp_path / "first.json")
+    new = rotate(here, "acme").current
+    back_up(here, backup)
+    assert restore(there, backup) == 1
+    assert keys_of(there, "acme").keys == keys_of(here, "acme").keys == (new, old)
+    assert restore(here, tmp_path / "first.json") == 0
+    assert keys_of(here, "acme").current == new
+
+
+def test_a_rotated_key_is_later_than_the_one_before_whatever_the_clock_says(tmp_path: Path) -> None:
+    ahead = "2999-01-01T00:00:00+00:00"
+    keys_of(tmp_path, "acme")
+    content = json.loads((tmp_path / ACME).read_text())
+    content["keys"][0]["made"] = ahead
+    (tmp_path / ACME).write_text(json.dumps(content))
+    assert rotate(tmp_path, "acme").current.made > ahead
+
+
+def test_a_backup_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.json: cannot be read: No such file"):
+        restore(tmp_path / "keys", tmp_path / "nowhere.json")
+
+
 def test_a_backup_is_written_over_nothing(tmp_path: Path) -> None:
     keys_of(tmp_path / "keys", "acme")
     (tmp_path / "there").write_text("mine")

@@ -12,6 +12,7 @@ from ft_dagster.cli.common import Json, declaring_tenants, escape, load_settings
 from ft_dagster.errors import UserError
 from ft_dagster.records import record_keys
 from ft_dagster.report.figures import counted
+from ft_dagster.spec.validation import nearest
 
 key = typer.Typer(
     help="The keys that order record trees: list, rotate, back up, restore.", no_args_is_help=True
@@ -51,11 +52,17 @@ def rotate(
     if shared == (tenant is not None):
         raise UserError("whose key is not clear", value=tenant, fix="Name a tenant, or give --shared")
     owner = record_keys.SHARED_OWNER if tenant is None else _tenant(tenant)
-    made = record_keys.rotate(load_settings(context.obj).keys_folder, owner)
+    folder = load_settings(context.obj).keys_folder
+    if owner not in (known := record_keys.owners(folder)):
+        tenants = [name for name in known if name]
+        other = nearest(owner, tenants, f"Of tenants there are those of {', '.join(tenants) or 'none'}")
+        fix = "Nothing used it yet: the first run makes it" if tenant is None else other
+        raise UserError("there is no key to rotate", file=folder, value=tenant, fix=fix)
+    made = record_keys.rotate(folder, owner)
     if as_json:
         print_json({"owner": made.owner, "id": made.current.id, "kept": [one.id for one in made.keys[1:]]})
         return
-    said = f"{tenant or 'shared'}: {made.current.id}; {len(made.keys) - 1} older are kept. Back them up again"
+    said = f"{tenant or 'shared'}: {made.current.id}; {_older(len(made.keys) - 1)} kept. Back them up again"
     out.print(escape(said), highlight=False)
 
 
@@ -85,6 +92,10 @@ def backup(
     )
 
 
+def _older(number: int) -> str:
+    return f"{number:,} older {'is' if number == 1 else 'are'}"
+
+
 def _tenant(name: str) -> str:
     from ft_dagster.spec.keys import HALF
 
@@ -95,7 +106,7 @@ def _tenant(name: str) -> str:
 
 @key.command()
 def restore(context: typer.Context, file: Path, as_json: Json = False) -> None:
-    """Add the keys of a backup behind those that are here."""
+    """Add the keys of a backup to those that are here; the newest of all is used from now on."""
     count = record_keys.restore(load_settings(context.obj).keys_folder, file)
     print_json({"file": str(file), "added": count}) if as_json else out.print(
         f"added: {counted(count, 'key')}"
