@@ -272,8 +272,7 @@ def take_out(
 
 def _refuse_another(past: Sequence[ReleaseEntry], version: int | None) -> None:
     """Raises UserError where a version is named, and another is in production by now."""
-    now = production_in(past)
-    if version is not None and now != version:
+    if version is not None and (now := production_in(past)) != version:
         problem = f"another version than {version} is in production by now"
         raise UserError(problem, field="version", value=now, fix="Run it again")
 

@@ -42,8 +42,8 @@ from ft_dagster.spec.load import corpus_files
 from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.stage_entries import TASK_DATASET, TRAINING_MIXTURE, TRAINING_PLAN
+from ft_dagster.stages.judging.declared_metrics import refuse_metrics
 from ft_dagster.store import read_head
-from ft_dagster.versions.declared_metrics import refuse_metrics
 from ft_dagster.workspace.next_look import look_ahead, newest_test_rows
 from ft_dagster.workspace.policy import problems, unknown_targets
 from ft_dagster.workspace.rendered_prompts import notes_on_prompts

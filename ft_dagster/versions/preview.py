@@ -34,9 +34,9 @@ from ft_dagster.stage_entries import (
 )
 from ft_dagster.stages import probe, training_plan
 from ft_dagster.stages.declaration import freeze
+from ft_dagster.stages.judging.declared_metrics import refuse_metrics
 from ft_dagster.store import Artifact, find_artifact
 from ft_dagster.training.batches.apart import leak_where_packed
-from ft_dagster.versions.declared_metrics import refuse_metrics
 from ft_dagster.versions.look import FoundNow
 from ft_dagster.versions.now import difference
 from ft_dagster.versions.plan_warnings import few_shot_lines, plan_warnings
