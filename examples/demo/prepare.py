@@ -91,6 +91,7 @@ class Step(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument("--followed", action="store_true", help="the run follows by itself: do not name it")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     done: list[Step] = []
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
         for step in prepare(HERE, say=lambda line: print(line, file=sys.stderr, flush=True)):
             done.append(step)
             if not options.json:
-                print(f"{step.state:5} {step.name}  {step.detail}", flush=True)
+                print(f"{step.state:5} {step.name}  {step.detail}".rstrip(), flush=True)
     except UserError as error:
         print(json.dumps({"error": error.as_dict()}) if options.json else f"error: {error}", file=sys.stderr)
         return 2
@@ -109,7 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         print(json.dumps({"steps": [step._asdict() for step in done], "seconds": seconds}))
     else:
-        print(f"ready in {seconds} s. Next: ft-dagster --project {os.path.relpath(HERE)} run --all")
+        following = f" Next: ft-dagster --project {os.path.relpath(HERE)} run --all"
+        print(f"ready in {seconds} s.{'' if options.followed else following}")
     return 0
 
 

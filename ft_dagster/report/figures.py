@@ -187,7 +187,8 @@ def _general(rules: Sequence[Rule]) -> tuple[str, ...]:
     if benchmarks:
         base, tuned = (_mean([getattr(rule, side) for rule in benchmarks]) for side in ("base", "tuned"))
         lines.append(change(benchmarks[0].metric, base, tuned))
-    lines += [change(rule.metric, rule.base, rule.tuned) for rule in rules if rule.rule == "general_loss"]
+    losses = [rule for rule in rules if rule.rule == "general_loss"]
+    lines += [f"loss {change(rule.metric, rule.base, rule.tuned)}" for rule in losses]
     return tuple(lines)
 
 

@@ -209,6 +209,20 @@ def test_a_second_that_prepares_waits_for_the_first(
     assert said == ["another process prepares the demo; waiting for it ..."]
 
 
+@pytest.mark.parametrize("arguments", [[], ["--followed"]])
+def test_what_is_prepared_for_the_whole_demo_names_no_next_command(
+    prepare: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    monkeypatch.setattr(prepare, "prepare", lambda *_, **__: [prepare.Step("package x 1", "made", "")])
+    assert prepare.main(arguments) == 0
+    made, ready = capsys.readouterr().out.splitlines()
+    assert made == "made  package x 1"
+    assert ("Next: ft-dagster" in ready) is not bool(arguments)
+
+
 def test_the_handbook_gives_its_short_complete_sections(prepare: ModuleType) -> None:
     rows = prepare.bank_rows([DOCUMENT])
     assert rows == [("Gold Account: Fees", "The monthly fee is $10, waived from $500.")]
