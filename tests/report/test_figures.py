@@ -110,7 +110,8 @@ def test_the_table_of_variants_fits_in_120_columns_and_says_all() -> None:
     assert max(map(len, text.splitlines())) <= 120
     for said in (
         "hospital.icd10-coder", "lora", "3,201", "45", "8.0%", "45,678", "answer_loss", "4.66 → 1.42",
-        "65.0% → 65.0%", "loss 3.41 → 3.44", "passed", "failed", "adapter", "19.6 MB", "0123456789ab", "version 2",
+        "65.0% → 65.0%", "loss 3.41 → 3.44", "passed", "failed", "adapter", "19.6 MB", "0123456789ab",
+        "version 2",
     ):  # fmt: skip
         assert said in text
 

@@ -27,6 +27,7 @@ WIDTH, LINE, CHARACTER = 300, 16, 6  # pixels; CHARACTER: at most, on average
 LONGEST = 16  # characters of a name
 FULL = 25  # the same of a bar: `adapter_model.safetensors`
 BAR = 125  # pixels at most
+GAP = 8  # pixels between the longest name and its bar, where the font is a wide one
 POINTS = 10  # of a curve
 LOOKS = 7  # of a trade-off, or of a curve that is marked at each
 T = TypeVar("T")
@@ -85,7 +86,7 @@ def bars(parts: Sequence[Bar], title: str, mark: float | None = None) -> str:
     largest = max([bar.value for bar in parts] + ([mark] if mark else [])) or 1.0
     scale, end, drawn = BAR / largest, LINE * (len(parts) + 1), ""
     named = [f"{_short(bar.name, FULL)} {bar.shown}" for bar in parts]
-    left = CHARACTER * max(map(len, named))
+    left = CHARACTER * max(map(len, named)) + GAP
     rows = [f"<text y='{LINE * at + 12}'>{escape(text)}</text>" for at, text in enumerate([title, *named])]
     for number, bar in enumerate(parts, 1):
         drawn += f"M{left} {LINE * number + 8}h{max(round(scale * bar.value), 1)}"

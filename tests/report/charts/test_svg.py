@@ -51,6 +51,13 @@ def test_bars_are_named_with_their_values_and_what_does_not_fit_is_left_out() ->
     assert texts(read(bar_picture(parts[:2], "memory")))[0] == "memory"
 
 
+def test_a_bar_begins_behind_its_name_in_a_wide_font() -> None:
+    name, shown = "adapter_model.safetensors", "19.6 MB"
+    (path,) = read(bar_picture([Bar(name, 2e7, shown)], "files")).iter("{http://www.w3.org/2000/svg}path")
+    wide = 6.1  # pixels a character of DejaVu Sans, of such names
+    assert int(path.get("d", "").split()[0].removeprefix("M")) > wide * len(f"{name} {shown}")
+
+
 @pytest.mark.parametrize("values", [[], [0.0, 0.0]])
 def test_nothing_to_draw_is_no_error(values: list[float]) -> None:
     parts = [Bar("x", value, "0") for value in values]
