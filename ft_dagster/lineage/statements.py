@@ -5,7 +5,7 @@ signatures were asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
@@ -72,24 +72,33 @@ def statements(store: Store, tenant: str | None = None) -> Iterator[Statement]:
             *([] if keyed.artifact is None else [keyed.artifact]),
         ]
         yield from (_of_artifact(store, one) for one in found)
-    yield from _amendments(store, contents.records, tenant)
-    entries = (_ENTRY.fullmatch(file.path) for file in contents.records)
+    for part in beside_artifacts(store, contents.records, tenant):
+        yield from part
+
+
+def beside_artifacts(
+    store: Store, files: Collection[StoredFile], tenant: str | None
+) -> Iterator[Iterator[Statement]]:
+    """Yield the statements that are no artifact's: amendments, and entries of logs, a log at a time. Each
+    raises UserError as `statements`. `files`: of the store.
+    """
+    yield _amendments(store, files, tenant)
+    entries = (_ENTRY.fullmatch(file.path) for file in files)
     logs = {entry["prefix"] for entry in entries if entry is not None}
-    for prefix in sorted(logs):
-        if _is_of(prefix, tenant):
-            yield from _of_log(store, prefix)
-    for owner in erasures.owners_with_erasures(store):
-        if tenant in (None, owner):
-            yield from _of_erasures(store, owner)
+    yield from (_of_log(store, prefix) for prefix in sorted(logs) if _is_of(prefix, tenant))
+    owners = erasures.owners_with_erasures(store)
+    yield from (_of_erasures(store, owner) for owner in owners if tenant in (None, owner))
 
 
 def unsigned(store: Store, tenant: str | None = None) -> Iterator[Statement]:
     """Yield the statements that bear no signature that counts, or too few."""
-    trust = store.trust
-    for one in statements(store, tenant):
-        by = signers(store, one.prefix, one.content, one.kind, one.at)
-        if trust is None or trust.lacks(one.kind, by):
-            yield one
+    yield from (one for one in statements(store, tenant) if not is_signed(store, one))
+
+
+def is_signed(store: Store, one: Statement) -> bool:
+    """Say whether a statement bears the signatures that count, as many as it needs."""
+    by = signers(store, one.prefix, one.content, one.kind, one.at)
+    return store.trust is not None and not store.trust.lacks(one.kind, by)
 
 
 def sign_history(store: Store, tenant: str | None = None) -> Iterator[Statement]:

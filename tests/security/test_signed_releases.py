@@ -19,7 +19,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec.trust import load_trust
 from tests.kept_project import copied_project
 from tests.security.pretend import KEY
-from tests.security.served_story import PROMOTE, project, served, story, typed
+from tests.security.served_story import PROMOTE, ROLLBACK, project, served, story, typed
 
 __all__ = ["project", "story"]
 pytestmark = pytest.mark.slow
@@ -113,6 +113,19 @@ def test_an_approval_is_signed_by_who_gives_it(
     assert "| release | signed by books; these files are signed by ann (`model.sig`) |" in card
     typed(project, "report", str(KEY), "--version", "2", "--to", str(project / "report.html"))
     assert "signed by books" in (project / "report.html").read_text()
+
+
+def test_a_release_that_nobody_signed_is_said_where_all_manifests_are_signed(
+    project: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = project / "trust.yaml"
+    root.write_text(root.read_text().replace("unsigned: refused", "unsigned: accepted"))
+    assert "entries of logs and amendments signed by whom" in verified(project)
+    monkeypatch.delenv("FT_DAGSTER_SIGNING_KEY")
+    typed(project, *ROLLBACK, "--force", "--by", "ann")
+    entries = len(list(log(project).glob("0*.json")))
+    said = f"signatures: without a signature that counts: 1 of {entries} entries of logs and amendments"
+    assert said in verified(project)
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def verify(
         removed,
         unchecked,
         since,
-        signed_words(audit, wanted),
+        signed_words(audit, wanted, logs=only is None),
         _unsalted(audit, wanted),
         checked.amended,
     )
