@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -24,6 +25,7 @@ from ft_dagster.fleet.live_page import (
 )
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import StatusRow
+from ft_dagster.fleet.table.version import Gain
 from ft_dagster.fleet_settings import FleetSettings
 from ft_dagster.launch.status import Holding, Table, Waiting
 from ft_dagster.lineage.entry import ReleaseEntry
@@ -78,9 +80,9 @@ def test_a_failing_variant_is_red_says_why_and_comes_before_a_fresh_one() -> Non
         now(row("acme.fresh"), row("acme.bad", "failing", cause="2 runs in a row failed: disk full"))
     )
     assert page.index("acme.bad") < page.index("acme.fresh")
-    assert '<td class="bad">failing</td>' in page
+    assert '<td class="bad word">failing</td>' in page
     assert "2 runs in a row failed: disk full" in page
-    assert '<td class="good">fresh</td>' in page
+    assert '<td class="good word">fresh</td>' in page
 
 
 def test_each_row_leads_to_its_variant_whose_page_leads_to_each_of_dagsters() -> None:
@@ -89,6 +91,14 @@ def test_each_row_leads_to_its_variant_whose_page_leads_to_each_of_dagsters() ->
     links = Seen(as_live_html(variant_page(now(one), one, [], [], ["evaluation", "release"]))).links
     assert "/assets/evaluation?view=partitions&partition=acme.bad" in links
     assert "/fleet/acme.bad/report" in links
+
+
+def test_a_short_cell_is_not_cut_in_two_and_a_long_one_may_be() -> None:
+    gain = Gain("exam", "completion_loss", 3.75, 2.903, True)
+    page = shown(now(row("acme.fresh", "running", gain=gain, cause="a cause of some length")))
+    for short in ("running", "loss -0.847 nats", "2.0 d"):
+        assert re.search(rf'<td class="[a-z ]*word">{re.escape(short)}</td>', page), short
+    assert "<td>a cause of some length</td>" in page
 
 
 def test_a_hostile_name_is_text_wherever_it_stands() -> None:
