@@ -31,7 +31,8 @@ STORED = json.loads(Path(__file__).with_name("stored_plans.json").read_text("utf
 # Written before an estimate was typed, renewed when its hours came to hold what measuring may take, when it
 # came to warn of an adapter's capacity, when the logits of a frozen head came to be kept in the type of the
 # product, when hours came to go by max_steps, when a reason came to be its field's description, and when it
-# came to warn of measuring above its budget; its bytes of a device are those of the pinned libraries.
+# came to warn of measuring above its budget, and when a reason came to name what it compares with; its bytes
+# of a device are those of the pinned libraries.
 ESTIMATES = json.loads(Path(__file__).with_name("stored_estimates.json").read_text("utf-8"))
 
 
