@@ -49,7 +49,7 @@ def read_head(store: Store, folder: str, kind: str) -> Head:
         return Head(entries, sha256)
     except FileNotFoundError:
         return Head(0, "")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, IsADirectoryError):
         raise UserError(f"not the head of {_a(kind)}", file=store.uri(path), fix=RESTORE) from None
 
 
@@ -94,12 +94,18 @@ def as_of_head(
 def stored_entries(
     store: Store, folder: str, wanted: Iterable[int], *, recalled: bool = False
 ) -> Iterator[StoredEntry]:
-    """Return entries by their numbers, in order; `recalled`: those that this host remembers from there."""
+    """Return entries by their numbers, in order; `recalled`: those that this host remembers from there.
+    Raises UserError for what is no file.
+    """
     left = iter(wanted)
     while paths := [numbered(folder, number) for number in islice(left, AT_ONCE)]:
         known = store.recall(paths) if recalled else {}
         absent = [path for path in paths if path not in known]
-        read = dict(zip(absent, store.read_each(absent), strict=True))
+        try:
+            read = dict(zip(absent, store.read_each(absent), strict=True))
+        except IsADirectoryError as error:
+            file = error.filename or store.uri(folder)
+            raise UserError("no file, where an entry of a log has to be", file=file, fix=RESTORE) from None
         yield from (
             StoredEntry(path, known[path] if path in known else read[path], path in known) for path in paths
         )

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import fsspec
 
 from ft_dagster.errors import UserError
-from ft_dagster.files import draft_in, put, put_new, write_whole
+from ft_dagster.files import draft_in, put, put_new, special_kind, write_whole
 from ft_dagster.provenance.digest import files_below, no_file
 from ft_dagster.provenance.signing import Trust
 from ft_dagster.provenance.witnessed import LogWitness
@@ -141,9 +141,13 @@ class Store:
         return bool(self.fs.exists(self.path(relative)))
 
     def read(self, relative: str) -> bytes:
-        """Raises FileNotFoundError."""
+        """Raises FileNotFoundError, and IsADirectoryError for what is no file, be it a FIFO: reading one may
+        never end.
+        """
         path = self.path(relative)
         if not self.remote:
+            if kind := special_kind(path):
+                raise IsADirectoryError(errno.EISDIR, f"{kind}, not a regular file", path)
             return Path(path).read_bytes()
         content: bytes = self.fs.cat_file(path)
         return content

@@ -25,9 +25,11 @@ _PASSING_ERRNOS = {
 CLOSED = {
     errno.EACCES: "this user may not read or write it", errno.EPERM: "this user may not read or write it",
     errno.EROFS: "its file system takes no files", errno.ENOTDIR: "a file stands where a folder has to be",
+    errno.EISDIR: "a folder, or what else is no file, stands where a file has to be",
 }  # fmt: skip
 UNREACHED = "the storage could not be reached"
 OPEN_IT = "Name another place, or let this user read and write there"
+CLEAR_IT = "See who made it, and remove it"
 _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
@@ -102,7 +104,8 @@ def expired(error: BaseException) -> bool:
 def closed(error: BaseException) -> UserError | None:
     """Return the error to raise where this host's file system denies access; None for any other error."""
     if isinstance(error, OSError) and error.errno in CLOSED and error.filename is not None:
-        return UserError(CLOSED[error.errno], file=os.fsdecode(error.filename), fix=OPEN_IT)
+        fix = CLEAR_IT if error.errno == errno.EISDIR else OPEN_IT
+        return UserError(CLOSED[error.errno], file=os.fsdecode(error.filename), fix=fix)
     return None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -89,11 +90,16 @@ def look_again(store: Store) -> None:
 
 def _there(store: Store, paths: Sequence[str]) -> dict[str, bytes]:
     """Return what lies there; what stands in the way of a file counts as none."""
+    in_the_way = (IsADirectoryError, NotADirectoryError)
     try:
         read = zip(paths, store.read_each(paths), strict=True)
         return {path: one for path, one in read if one is not None}
-    except IsADirectoryError:
-        return {}
+    except in_the_way:
+        found = dict[str, bytes]()
+        for path in paths:  # one in the way takes nothing from a signature beside it
+            with suppress(FileNotFoundError, *in_the_way):
+                found[path] = store.read(path)
+        return found
 
 
 def require(store: Store, prefix: str, content: bytes, kind: str, at: datetime, *, where: str) -> None:

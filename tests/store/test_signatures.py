@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +27,7 @@ from ft_dagster.store.artifacts import Removed, generations
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.removal import DAY, check_tombstone, claim_removal, finish_removal, keep
 from ft_dagster.store.signatures import sign
+from tests.present import present
 from tests.store.signing_keys import (
     APPROVES,
     AUDITOR,
@@ -288,3 +291,43 @@ def test_a_folder_in_place_of_a_signature_is_one_error(store: Store, tmp_path: P
         find_artifact(store, RECIPE.place)
     with pytest.raises(UserError, match="a folder stands where a signature has to be"):
         sign(store, RECIPE.place.prefix, store.read(RECIPE.place.manifest), MANIFEST)
+
+
+def folder_there(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def fifo_there(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("put", [folder_there, fifo_there])
+def test_what_is_no_file_takes_nothing_from_a_signature_beside_it(
+    store: Store, tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    """And where none is beside it, the manifest is one that nobody signed; nothing waits for a FIFO."""
+    store.trust = trust()
+    made = make_artifact(store, tmp_path, RECIPE, build)
+    own = present(store.local(envelopes(store)[0]))
+    store.trust = trust(VOUCHES)
+    sign(store, RECIPE.place.prefix, store.read(made.manifest_path), MANIFEST)
+    put(own)
+    store.trust = trust(None)
+    assert present(find_artifact(store, RECIPE.place)).digest == made.digest
+    store.remove([path for path in envelopes(store) if AUDITOR.id in path])
+    store.trust = trust(None)
+    with pytest.raises(UserError, match="nobody whom"):
+        find_artifact(store, RECIPE.place)
+
+
+def test_a_file_in_place_of_the_folder_of_signatures_is_none(store: Store, tmp_path: Path) -> None:
+    store.trust = trust()
+    make_artifact(store, tmp_path, RECIPE, build)
+    folder = present(store.local(envelopes(store)[0])).parent
+    shutil.rmtree(folder)
+    folder.write_text("")
+    store.trust = trust(None)
+    with pytest.raises(UserError, match="nobody whom"):
+        find_artifact(store, RECIPE.place)

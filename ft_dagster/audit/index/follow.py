@@ -256,7 +256,10 @@ class Follower:
                 alike.append(known[prefix][-1])
         for first in range(0, len(alike), AT_ONCE):
             batch = alike[first : first + AT_ONCE]
-            contents = self.store.read_each([entry_path(each.prefix, each.number) for each in batch])
+            try:
+                contents = self.store.read_each([entry_path(each.prefix, each.number) for each in batch])
+            except IsADirectoryError:  # reading its log names it
+                contents = [None] * len(batch)
             for newest, content in zip(batch, contents, strict=True):
                 if content is None or not _stands_for_all(newest, content):
                     yield newest.prefix
