@@ -174,8 +174,9 @@ def restore(folder: Path, source: Path) -> int:
                 continue
             there = () if _create(file, given) else _read(file, owner).keys
             new = [key for key in given if key.secret not in {known.secret for known in there}]
-            if there and new:
-                _write(file, sorted([*there, *new], key=lambda key: key.made, reverse=True))
+            newest_first = sorted([*there, *new], key=lambda key: key.made, reverse=True)
+            if there and newest_first != list(there):  # earlier versions left a rotated key behind the old
+                _write(file, newest_first)
             added += len(new)
     return added
 

@@ -98,6 +98,11 @@ def test_a_rotation_takes_the_old_key_out_of_use_on_every_host_that_restores_its
     assert keys_of(there, "acme").keys == keys_of(here, "acme").keys == (new, old)
     assert restore(here, tmp_path / "first.json") == 0
     assert keys_of(here, "acme").current == new
+    content = json.loads((there / ACME).read_text())
+    content["keys"].reverse()  # as earlier versions left it
+    (there / ACME).write_text(json.dumps(content))
+    assert restore(there, backup) == 0
+    assert keys_of(there, "acme").current == new
 
 
 def test_a_rotated_key_is_later_than_the_one_before_whatever_the_clock_says(tmp_path: Path) -> None:
