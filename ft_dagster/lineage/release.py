@@ -26,13 +26,13 @@ from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry
 from ft_dagster.lineage.log import ReleaseLog, adopt, append, folder_of, read_log, recalled_log
 from ft_dagster.lineage.served import (
-    in_production,
     production_in,
     released,
     rolled_back,
     rolled_back_weights,
     served_in,
     to_go_back_to,
+    version_served,
     versions_in,
 )
 from ft_dagster.lineage.serving import APPROVED, Asks, Finding, of_log, refuse
@@ -264,7 +264,7 @@ def take_out(
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
         _refuse_another(past, version)
-        now = in_production(past, prefix)
+        now = version_served(past, prefix)
         return versions_in(past)[now].then(ROLLBACK, None, from_version=now), True
 
     return _change(store, prefix, request, decide)

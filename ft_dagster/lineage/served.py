@@ -26,7 +26,7 @@ def to_go_back_to(past: Sequence[ReleaseEntry], prefix: str, version: int | None
     production before, or has the same weights. Of one that is named, and was rolled back itself, see
     `release.rollback`, which refuses it.
     """
-    now = in_production(past, prefix)
+    now = version_served(past, prefix)
     before = served_before(past, now)
     if version is not None:
         _check_target(past, released(past, version, prefix), now, before)
@@ -92,7 +92,7 @@ def production_in(past: Sequence[ReleaseEntry]) -> int | None:
     return past[-1].production if past else None
 
 
-def in_production(past: Sequence[ReleaseEntry], prefix: str) -> int:
+def version_served(past: Sequence[ReleaseEntry], prefix: str) -> int:
     """Return the version that is served. Raises UserError where none is."""
     now = production_in(past)
     if now is None and not past:

@@ -21,7 +21,7 @@ from ft_dagster.automation.registry import RegistryCursor, RegistryTry, register
 from ft_dagster.build import build_defs, default_resources
 from ft_dagster.errors import UserError
 from ft_dagster.export.registry import _register, _registry, lineage_tags, push_releases
-from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
+from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback, take_out
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.judging.may_serve import unserved_of
@@ -320,3 +320,7 @@ def test_a_release_appears_in_a_real_server_and_its_alias_follows_a_rollback(
         [said] = json.loads(register(trackers.client, settings.project).stdout)["variants"]
         assert (said["versions"], said["moved"]) == ([3], {"production": 3, "candidate": 3})
         assert set(says(trackers.client, SAYS, address, str(KEY))["versions"]) == {"1", "2", "3"}
+        take_out(store, KEY.prefix, ReleaseRequest("names in its answers"))
+        [said] = json.loads(register(trackers.client, settings.project).stdout)["variants"]
+        assert said["moved"] == {"production": None}
+        assert says(trackers.client, SAYS, address, str(KEY))["aliases"] == {"candidate": 3}

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from ft_dagster.audit.audit import Audit
 from ft_dagster.audit.index.index import Indexed
-from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.graph import exports_of, named
 from ft_dagster.lineage.release import history, rollback, take_out
 from ft_dagster.lineage.served import production_in, rolled_back, served_before, versions_in
+from ft_dagster.lineage.serving import Unserved
 from ft_dagster.spec import VariantKey
 from ft_dagster.stage_entries import EVALUATION, FINE_TUNED_MODEL, MODEL_EXPORT
 from ft_dagster.stages.judging.may_serve import asked_today
@@ -41,15 +41,16 @@ def in_production_of(audit: Audit, ids: Collection[int]) -> list[InProduction]:
 
 
 def fall_back(audit: Audit, one: InProduction, ids: Collection[int], reason: str, by: str) -> str:
-    """Put the newest version back into production that was served before, may be served and stands on none
-    of these artifacts; where there is none, serve nothing. Returns what was done, in a sentence.
+    """Put the newest version back into production that was served before, that a rollback may go back to and
+    that stands on none of these artifacts; where there is none, serve nothing. Returns what was done, in a
+    sentence.
 
-    Raises UserError where another version went into production meanwhile.
+    Raises UserError where another version went into production meanwhile, or the log cannot be written.
     """
     store, key = audit.store, VariantKey.parse(one.variant)
     request = asked_today(audit.settings, key, reason, by)
     for version in _without(audit, history(store, one.prefix), one, ids):
-        with suppress(UserError):  # another rule keeps it from being served, or retention removed it
+        with suppress(Unserved):  # another rule keeps it from being served, or its files are gone
             rollback(store, one.prefix, request, version, instead_of=one.version)
             return f"{one.said} was taken out of production; version {version} is served again"
     take_out(store, one.prefix, request, version=one.version)

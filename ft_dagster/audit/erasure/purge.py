@@ -102,7 +102,8 @@ def purge(
     out = []
     for line in _take_out_of_production(audit, going, logs, by, dry_run=dry_run):
         out.append(line)
-        say(line)
+        if not dry_run:
+            say(line)
     removed, waits = list[str](), list[str]()
     for each in _dependents_first(audit, going):
         if is_being_made(audit.settings.work_folder, each.place):

@@ -90,7 +90,7 @@ def _left_of(done: Purge, found: ErasureDryRun, unread: Iterable[str]) -> Iterat
 
 
 def _say_purge(done: Purge, left: Sequence[str], *, dry_run: bool) -> None:
-    for line in done.out:
+    for line in done.out if dry_run else ():  # else said as it was done
         tell(line)
     for path in done.removed if dry_run else ():
         tell(f"{path}: would be removed")
